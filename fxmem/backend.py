@@ -1,0 +1,77 @@
+"""The Dynamo backend: `torch.compile(model, backend="fxmem", options={...})`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import fx
+
+from fxmem.policy import OPTIONS, Policy, PolicyError, unknown
+
+INNER = ("inductor", "aot_eager")
+
+
+def fxmem(
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    mode: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """Compile a Dynamo graph so that less is kept between its forward and its backward.
+
+    Args:
+        mode: any of torch.compile's own modes.
+        options: the fields of :class:`fxmem.Policy`; `inner`: what compiles the two halves
+            ("inductor", "aot_eager" or a callable taking a GraphModule and its inputs); `mode`;
+            and any option of Inductor's own.
+
+    Raises:
+        PolicyError: for an unknown, impossible or conflicting option, by name.
+    """
+    from fxmem.partitioner import Partitioner
+
+    policy, inner, inductor_options = read_options(mode, options or {})
+    partitioner = Partitioner(policy)
+    if inner == "inductor":
+        from torch._inductor.compile_fx import compile_fx
+
+        patches = {**inductor_options, "custom_partitioner_fn": partitioner}
+        return compile_fx(gm, example_inputs, config_patches=patches)
+    from functorch.compile import nop
+    from torch._dynamo.backends.common import aot_autograd
+
+    compiler = nop if inner == "aot_eager" else inner
+    return aot_autograd(fw_compiler=compiler, partition_fn=partitioner)(gm, example_inputs)
+
+
+def read_options(
+    mode: str | None, options: Mapping[str, Any]
+) -> tuple[Policy, str | Callable, dict[str, Any]]:
+    """Sort torch.compile's options into the policy, the inner compiler and Inductor's own."""
+    own = {key: value for key, value in options.items() if key in OPTIONS}
+    inner = options.get("inner", "inductor")
+    if not callable(inner) and inner not in INNER:
+        raise PolicyError(
+            f"inner must be one of {', '.join(map(repr, INNER))} or a callable, got {inner!r}"
+        )
+    rest = {k: v for k, v in options.items() if k not in OPTIONS and k not in ("inner", "mode")}
+    return Policy(**own), inner, _inductor_options(inner, options.get("mode", mode), rest)
+
+
+def _inductor_options(
+    inner: str | Callable, mode: str | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    import torch
+    from torch._inductor import config
+
+    known = config.get_config_copy()
+    for key in options:
+        if key.replace("-", "_") not in known:
+            sentence = unknown("option", key, (*OPTIONS, "inner", "mode"))
+            raise PolicyError(f"{sentence}; and any of torch._inductor.list_options()")
+    if inner != "inductor" and (options or mode not in (None, "default")):
+        given = ", ".join([*options, *([f"mode={mode!r}"] if mode else [])])
+        raise PolicyError(f"{given}: an option of Inductor's, but inner is {inner!r}")
+    return torch._TorchCompileInductorWrapper(mode, options, None).config

@@ -1,0 +1,33 @@
+"""Whatever differs between torch 2.11 and later, and the private names of torch that fxmem stands on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch._functorch._aot_autograd import descriptors
+from torch._functorch.partitioners import min_cut_rematerialization_partition
+
+__all__ = ["hint", "min_cut_rematerialization_partition", "saved_descriptors"]
+
+_Saved = descriptors.SavedForBackwardsAOTOutput
+_SavedNoCheck = getattr(descriptors, "SavedForBackwardsNoVcCheckAOTOutput", _Saved)
+
+
+def saved_descriptors(saved: list[fx.Node]) -> list[Any]:
+    """Return AOTAutograd's descriptions of the forward outputs that are kept for the backward."""
+    kinds = (_SavedNoCheck if unchecked(node) else _Saved for node in saved)
+    return [kind(i) for i, kind in enumerate(kinds)]
+
+
+def unchecked(node: fx.Node) -> bool:
+    """Whether autograd keeps this value on the context, without its version counter."""
+    return bool(node.meta.get("saved_tensor_with_no_vc_check", False))
+
+
+def hint(size: int | torch.SymInt) -> int | None:
+    """Return the number that a size was traced with, None where it has none; adds no guard."""
+    if isinstance(size, int):
+        return size
+    return int(size.node.hint) if size.node.has_hint() else None

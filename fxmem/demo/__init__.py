@@ -1,0 +1,1 @@
+"""The demo: one language model, one text, trained in every way to keep its activations."""

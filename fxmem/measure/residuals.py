@@ -1,0 +1,130 @@
+"""What a forward leaves behind for its backward, by storage.
+
+The allocator counts (see ``heap``), so whatever stays alive is seen, wherever it is held: in saved
+tensors, on the context of a custom Function, in a hook's closure or on a module. The autograd graph
+gives it names. Blocks that were there before are never counted: parameters, buffers and inputs
+need no list.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fxmem.measure.heap import events
+from fxmem.measure.text import MiB, aligned
+
+
+@dataclass(frozen=True)
+class KeptTensor:
+    """A storage kept for the backward: who holds it, under which name, and its first view."""
+
+    owner: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a forward leaves behind for its backward; ``unreached`` bytes have no known holder."""
+
+    tensors: tuple[KeptTensor, ...]
+    unreached: int
+
+    @property
+    def nbytes(self) -> int:
+        """All bytes kept, each storage once."""
+        return sum(t.nbytes for t in self.tensors) + self.unreached
+
+    def __str__(self) -> str:
+        """One line a storage, the biggest first, and the total."""
+        rows = [
+            (f"{t.nbytes / MiB:.2f}", f"{t.dtype}{list(t.shape)}", f"{t.owner}.{t.name}")
+            for t in sorted(self.tensors, key=lambda t: -t.nbytes)
+        ]
+        unreached = (f"{self.unreached / MiB:.2f}", "", "not reached from the autograd graph")
+        total = (f"{self.nbytes / MiB:.2f}", "", "MiB in all")
+        return aligned([*rows, *([unreached] if self.unreached else []), total])
+
+
+def kept(forward: Callable[[], Any]) -> Kept:
+    """Return what one call of ``forward`` leaves behind for its backward.
+
+    ``forward`` takes nothing and returns the loss or any outputs; it runs twice, the first time to
+    compile and warm up. A storage that the outputs alone hold is not kept for the backward.
+    """
+    forward()
+    gc.collect()
+    outputs = []
+
+    def run() -> None:
+        outputs.extend(_tensors(forward()))
+        gc.collect()
+
+    alive = {}
+    for address, nbytes in events(run):
+        if nbytes > 0:
+            alive[address] = nbytes
+        else:
+            alive.pop(address, None)
+    found = {}
+    for owner, name, tensor in _saved(outputs):
+        address = _address(tensor)
+        if address in alive and address not in found:
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            found[address] = KeptTensor(owner, name, tuple(tensor.shape), dtype, alive[address])
+    ignored = found.keys() | {_address(tensor) for tensor in outputs}
+    unreached = sum(nbytes for address, nbytes in alive.items() if address not in ignored)
+    return Kept(tuple(found.values()), unreached)
+
+
+def _saved(outputs: list[torch.Tensor]) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """Walk the autograd graph of ``outputs``; yield holder, name and tensor of all it can see."""
+    pending = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
+    seen = set(pending)
+    while pending:
+        node = pending.pop()
+        for name, value in _held(node):
+            for tensor in _tensors(value):
+                yield node.name(), name, tensor
+        for below, _ in node.next_functions:
+            if below is not None and below not in seen:
+                seen.add(below)
+                pending.append(below)
+
+
+def _held(node: Any) -> Iterator[tuple[str, Any]]:
+    """Yield name and content of what a node saves, and of what was put on it as an attribute.
+
+    Saved tensors are read raw: to unpack one would run the user's hook, and recompute a checkpoint.
+    """
+    for name in dir(node):
+        if name.startswith("_raw_saved_"):
+            raw = getattr(node, name)
+            for item in raw if isinstance(raw, (tuple, list)) else [raw]:
+                yield name.removeprefix("_raw_saved_"), getattr(item, "data", None)
+    yield from getattr(node, "__dict__", {}).items()
+
+
+def _tensors(value: Any, depth: int = 4) -> Iterator[torch.Tensor]:
+    """Yield the tensors in nested containers and objects, some levels deep."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif depth and isinstance(value, (list, tuple, set, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item, depth - 1)
+    elif depth and hasattr(value, "__dict__") and not isinstance(value, (type, torch.nn.Module)):
+        yield from _tensors(vars(value), depth)
+
+
+def _address(tensor: torch.Tensor) -> int | None:
+    """Return where the storage begins, None for a tensor without one of its own."""
+    if tensor.layout is not torch.strided or tensor.is_mkldnn:
+        return None
+    return tensor.untyped_storage().data_ptr()

@@ -1,0 +1,143 @@
+"""The operators in ATen that Inductor can fuse with what comes before and after.
+
+Same signatures as the operators; sizes and strides may be symbolic. As in every decomposition table,
+NotImplemented declines: for a size not known to be a multiple of the group, where the operator is
+right as it is and a tail would cost kernels of its own. Results equal the kernels' bit for bit on
+the CPU; Triton may divide and contract differently in the last place, which stays within the stated
+bound. bf16 rounding is done on integers, because compilers drop a cast down followed by a cast up.
+"""
+
+import torch
+
+from . import checks, layout, reference
+
+LOW_HALF = -65536  # 0xFFFF0000 as int32
+
+
+def round_bf16(v: torch.Tensor) -> torch.Tensor:
+    """float32 to the nearest bf16 value, ties to even, as float32."""
+    bits = v.view(torch.int32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & LOW_HALF).view(torch.float32)
+
+
+def floor_bf16(v: torch.Tensor) -> torch.Tensor:
+    """float32 to the next bf16 value towards minus infinity, at least the lowest finite one."""
+    bits = v.view(torch.int32)
+    down = ((bits + ((bits >> 31) & 0xFFFF)) & LOW_HALF).view(torch.float32)
+    return down.clamp(min=-reference.BF16_MAX)
+
+
+def _int32(constant: int) -> int:
+    return constant - 2**32 if constant >= 2**31 else constant
+
+
+def _shift(h: torch.Tensor, count: int) -> torch.Tensor:
+    return (h >> count) & ((1 << (32 - count)) - 1)
+
+
+def _mix(h: torch.Tensor) -> torch.Tensor:
+    h = (h ^ _shift(h, 16)) * 0x7FEB352D
+    h = (h ^ _shift(h, 15)) * _int32(0x846CA68B)
+    return h ^ _shift(h, 16)
+
+
+def uniform(seed: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """reference.uniform on int32: element `index` (int64) of the stream of `seed` (int64 [1])."""
+    low = seed.to(torch.int32) ^ _mix((index >> 32).to(torch.int32))
+    high = (seed >> 32).to(torch.int32)
+    key = _mix(_mix(low ^ _int32(0x9E3779B9)) + high)
+    second = _mix(_mix(high ^ _int32(0x85EBCA6B)) + low)
+    h = index.to(torch.int32) ^ key
+    h = (h ^ _shift(h, 16)) * 0x7FEB352D
+    h = ((h ^ _shift(h, 15)) + second) * _int32(0x846CA68B)
+    return _shift(h ^ _shift(h, 16), 8).to(torch.float32) * 2.0**-24
+
+
+def _declines(group: int, n: int) -> bool:
+    return layout.known_int(n % group) != 0 or layout.known_int(n) == 0
+
+
+def encode(x, bits, group, seed=None):
+    """fxmem::encode."""
+    checks.encode(x, bits, group, seed)
+    n = x.numel()
+    if _declines(group, n):
+        return NotImplemented
+    parts, length = 8 // bits, group * bits // 8
+    planes = layout.flatten(x).view(n // group, parts, length).to(torch.float32).unbind(1)
+    low, high = planes[0], planes[0]
+    for plane in planes[1:]:
+        low, high = torch.minimum(low, plane), torch.maximum(high, plane)
+    step, zero = reference.group_scale(
+        low.amin(1, keepdim=True),
+        high.amax(1, keepdim=True),
+        bits,
+        seed is not None,
+        round_bf16,
+        floor_bf16,
+    )
+    packed = None
+    for part, plane in enumerate(planes):
+        chance = None
+        if seed is not None:
+            first = torch.arange(n // group, device=x.device)[:, None] * group + part * length
+            chance = uniform(seed, first + torch.arange(length, device=x.device))
+        code = reference.encode_values(plane, step, zero, bits, chance)
+        if bits == 8:
+            return code.to(torch.int8).view(-1), step.to(torch.bfloat16).view(-1)
+        code = code.to(torch.uint8) << (bits * part)
+        packed = code if packed is None else packed | code
+    column = torch.arange(2, device=x.device)
+    scales = torch.where(column == 0, step, zero).to(torch.bfloat16)
+    return packed.view(-1), scales
+
+
+def decode(codes, scales, size, stride, bits, group, dtype):
+    """fxmem::decode."""
+    n = layout.count(size)
+    if _declines(group, n):
+        return NotImplemented
+    length = group * bits // 8
+    if bits == 8:
+        value = codes.view(n // group, group).to(torch.float32) * scales.to(torch.float32)[:, None]
+    else:
+        shift = torch.arange(0, 8, bits, dtype=torch.uint8, device=codes.device)[:, None]
+        code = (codes.view(n // group, 1, length) >> shift) & (2**bits - 1)
+        step, zero = scales.to(torch.float32).view(n // group, 2, 1, 1).unbind(1)
+        value = zero + code.to(torch.float32) * step
+    largest = torch.finfo(dtype).max
+    return layout.unflatten(value.clamp(-largest, largest).to(dtype).view(-1), size, stride)
+
+
+def pack(x, bits):
+    """fxmem::pack."""
+    checks.pack(x, bits)
+    n = x.numel()
+    flat = torch.constant_pad_nd(layout.flatten(x).to(torch.uint8), [0, -n % 8])
+    # Eight elements meet in one word of `bits` bytes.
+    kind = torch.int32 if bits <= 3 else torch.int64
+    place = torch.arange(0, 8 * bits, bits, dtype=kind, device=x.device)
+    word = ((flat.view(-1, 8).to(kind) & (2**bits - 1)) << place).sum(1, keepdim=True, dtype=kind)
+    octet = torch.arange(0, 8 * bits, 8, dtype=kind, device=x.device)
+    stream = ((word >> octet) & 255).to(torch.uint8).view(-1)
+    return stream[: (n * bits + 7) // 8]
+
+
+def unpack(packed, size, stride, bits, dtype):
+    """fxmem::unpack."""
+    n = layout.count(size)
+    stream = torch.constant_pad_nd(packed, [0, (n + 7) // 8 * bits - (n * bits + 7) // 8])
+    kind = torch.int32 if bits <= 3 else torch.int64
+    octet = torch.arange(0, 8 * bits, 8, dtype=kind, device=packed.device)
+    word = (stream.view(-1, bits).to(kind) << octet).sum(1, keepdim=True, dtype=kind)
+    place = torch.arange(0, 8 * bits, bits, dtype=kind, device=packed.device)
+    values = ((word >> place) & (2**bits - 1)).to(dtype).view(-1)
+    return layout.unflatten(values[:n], size, stride)
+
+
+DECOMPOSITIONS = {
+    torch.ops.fxmem.encode.default: encode,
+    torch.ops.fxmem.decode.default: decode,
+    torch.ops.fxmem.pack.default: pack,
+    torch.ops.fxmem.unpack.default: unpack,
+}

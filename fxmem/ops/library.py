@@ -1,0 +1,84 @@
+"""The native libraries, and what serves where they are absent.
+
+`SCHEMAS` repeats native/schema.cpp for machines without a compiler; a test compares the two.
+"""
+
+import functools
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+log = logging.getLogger("fxmem")
+
+SCHEMAS = {
+    "encode": "(Tensor x, int bits, int group, Tensor? seed=None) -> (Tensor codes, Tensor scales)",
+    "decode": "(Tensor codes, Tensor scales, SymInt[] size, SymInt[] stride, int bits, int group, "
+    "ScalarType dtype) -> Tensor",
+    "pack": "(Tensor x, int bits) -> Tensor",
+    "unpack": "(Tensor packed, SymInt[] size, SymInt[] stride, int bits, ScalarType dtype) "
+    "-> Tensor",
+}
+
+DIRECTORY = Path(__file__).parents[1] / "lib"
+
+
+def load(device: str, directory: Path = DIRECTORY) -> bool:
+    """Load the native kernels of one device ("cpu" or "cuda"); say so once if that fails."""
+    path = directory / f"libfxmem_{device}.so"
+    if os.environ.get("FXMEM_NATIVE") == "0":
+        reason = "FXMEM_NATIVE=0 was set"
+    elif not path.exists():
+        reason = f"{path} does not exist; build it with: python setup.py build_ext --inplace"
+    else:
+        try:
+            torch.ops.load_library(path)
+            return True
+        except (OSError, RuntimeError) as error:
+            reason = f"{path} was built for another machine or torch ({error})"
+    log.warning("fxmem runs its slow reference operators on %s: %s", device, reason)
+    return False
+
+
+# The schemas live in the CPU library, so CUDA kernels are of use only beside it.
+_cpu = load("cpu")
+_cuda = _cpu and torch.version.cuda is not None and load("cuda")
+NATIVE = frozenset(device for device, loaded in {"cpu": _cpu, "cuda": _cuda}.items() if loaded)
+
+
+@functools.cache
+def native_version() -> str:
+    """A name for the kernels that serve, for compile caches: it changes when they do."""
+    digest = hashlib.sha256()
+    for device in sorted(NATIVE):
+        digest.update((DIRECTORY / f"libfxmem_{device}.so").read_bytes())
+    return digest.hexdigest()[:16] if NATIVE else "reference"
+
+
+_library = torch.library.Library("fxmem", "FRAGMENT" if _cpu else "DEF")
+
+
+def define(name: str, *, reference: Callable, fake: Callable) -> torch._ops.OpOverload:
+    """Make operator `fxmem::name` complete: schema, kernels, fake kernel, and no derivative.
+
+    `reference` serves on every device without native kernels; `fake` computes shapes, dtypes and
+    strides only. Codes are not differentiable: backward through them raises a sentence.
+    """
+    if not _cpu:
+        _library.define(name + SCHEMAS[name])
+        _library.impl(name, reference, "CompositeExplicitAutograd")
+    elif torch.version.cuda is not None and not _cuda:
+        _library.impl(name, reference, "CUDA")
+    torch.library.register_fake(f"fxmem::{name}", fake, lib=_library)
+
+    def backward(ctx, *gradients):
+        raise RuntimeError(
+            f"fxmem::{name} has no derivative: it stores a tensor, it does not compute with one. "
+            "Detach its input, or use it inside a pass that runs after differentiation."
+        )
+
+    torch.library.register_autograd(f"fxmem::{name}", backward, lib=_library)
+    return getattr(torch.ops.fxmem, name).default

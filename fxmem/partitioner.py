@@ -1,0 +1,83 @@
+"""From the joint graph to a pair that keeps less: what AOTAutograd calls a partitioner."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+from torch._inductor.custom_graph_pass import CustomPartitionerFn, get_hash_for_files
+
+from fxmem import history, ops
+from fxmem.passes import rule
+from fxmem.passes.joint.cut import cut
+from fxmem.passes.joint.overwritten import keep_overwritten
+from fxmem.passes.joint.seeds import recompute_random
+from fxmem.passes.pair import RULES
+from fxmem.passes.pair.discrete import hoist_discrete
+from fxmem.passes.pair.expand import expand
+from fxmem.passes.pair.graphs import Pair
+from fxmem.plan import Plan, Report
+from fxmem.policy import Policy
+
+log = logging.getLogger("fxmem")
+
+
+class Partitioner(CustomPartitionerFn):
+    """Decides what crosses from forward to backward, and how it is stored.
+
+    Holds nothing but the policy: Inductor copies, pickles and hashes it with its configuration.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def __call__(
+        self, gm: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any
+    ) -> tuple[fx.GraphModule, fx.GraphModule]:
+        """Split a joint graph; the arguments are AOTAutograd's."""
+        pair, plan = self.partition(gm, joint_inputs, **kwargs)
+        history.record(plan)
+        log.debug("%s", Report((plan,)))
+        expand(pair)
+        pair.finish()
+        return pair.forward, pair.backward
+
+    def partition(
+        self, gm: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any
+    ) -> tuple[Pair, Plan]:
+        """Return the pair with fxmem's ops visible in it, and what was decided."""
+        keep_overwritten(gm)
+        if self.policy.allows("seeds"):
+            recompute_random(gm)
+        (forward, backward), notes = cut(gm, joint_inputs, self.policy, **kwargs)
+        pair = Pair(forward, backward, kwargs["num_fwd_outputs"], _static(forward, **kwargs))
+        if self.policy.allows("discrete"):
+            notes += hoist_discrete(pair, self.policy)
+        plan, decisions = rule.plan(pair, self.policy, RULES)
+        rule.apply(pair, decisions)
+        return pair, Plan(plan.entries, tuple(notes))
+
+    def uuid(self) -> Any:
+        """Return the key under which compiled code may be reused: policy, sources, kernels."""
+        return (self.policy.key(), ops.native_version(), _sources_hash())
+
+    def __deepcopy__(self, memo: dict) -> Partitioner:
+        """Return itself: it is immutable."""
+        return self
+
+
+def _static(forward: fx.GraphModule, **kwargs: Any) -> frozenset[str]:
+    indices = set(kwargs.get("static_lifetime_input_indices") or ())
+    inputs = [n.name for n in forward.graph.find_nodes(op="placeholder")]
+    return frozenset(name for i, name in enumerate(inputs) if i in indices)
+
+
+@functools.cache
+def _sources_hash() -> bytes:
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return get_hash_for_files(tuple(map(str, files)), extra=torch.__version__)

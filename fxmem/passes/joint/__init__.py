@@ -1,0 +1,1 @@
+"""Passes on the joint graph: what crosses from forward to backward?"""

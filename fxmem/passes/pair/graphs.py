@@ -1,0 +1,182 @@
+"""The pair after the cut: a forward graph that keeps values and a backward graph that takes them.
+
+AOTAutograd's calling convention, which every change here preserves: the forward returns
+`(outputs..., kept tensors..., kept sizes...)`, the backward takes `(kept sizes..., kept tensors...,
+tangents...)`, kept tensors in the same order on both sides and under the same names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+from torch.utils._sympy.interp import sympy_interp
+from torch.utils._sympy.reference import PythonReferenceAnalysis
+
+from fxmem.compat import saved_descriptors, unchecked
+from fxmem.passes.graph import nbytes, owner, tensor
+
+
+class SizeUnknown(Exception):
+    """A size that the backward graph cannot compute from what it is given."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Memory kept for the backward: the forward node that owns it, the views of it that are kept."""
+
+    owner: fx.Node
+    views: tuple[fx.Node, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the storage: a view keeps all of it alive."""
+        return max(nbytes(self.owner), *map(nbytes, self.views))
+
+
+class Pair:
+    """A forward and a backward graph, and the only ways in which passes change them.
+
+    Args:
+        forward, backward: the two halves, as a partitioner of AOTAutograd returns them.
+        num_outputs: how many outputs of the forward belong to the caller.
+        static: names of the forward's inputs that are parameters or buffers.
+    """
+
+    def __init__(
+        self,
+        forward: fx.GraphModule,
+        backward: fx.GraphModule,
+        num_outputs: int,
+        static: frozenset[str] = frozenset(),
+    ) -> None:
+        self.forward, self.backward = forward, backward
+        self.num_outputs, self.static = num_outputs, static
+
+    @property
+    def outputs(self) -> tuple[fx.Node | None, ...]:
+        """What the forward returns to its caller."""
+        return self._returned()[: self.num_outputs]
+
+    @property
+    def saved(self) -> list[fx.Node]:
+        """The forward nodes whose tensors are kept, in order."""
+        kept = self._returned()[self.num_outputs :]
+        return [n for n in kept if tensor(n) is not None and n.name in self._placeholders()]
+
+    def storages(self) -> list[Storage]:
+        """Return what is kept beyond the caller's own inputs, one entry a storage, in order."""
+        views: dict[fx.Node, list[fx.Node]] = {}
+        for node in self.saved:
+            if owner(node).op != "placeholder":
+                views.setdefault(owner(node), []).append(node)
+        return [Storage(node, tuple(members)) for node, members in views.items()]
+
+    def taken(self, name: str) -> fx.Node:
+        """Return the backward's placeholder for the kept forward node of that name."""
+        return self._placeholders()[name]
+
+    def swap(self, members: Sequence[fx.Node], values: Sequence[fx.Node]) -> list[fx.Node]:
+        """Keep `values` in place of the kept nodes `members`; return the backward's placeholders.
+
+        The members' placeholders stay, for the caller to replace and erase.
+        """
+        keep_unchecked = all(map(unchecked, members))
+        for value in values:
+            value.meta["saved_tensor_with_no_vc_check"] = keep_unchecked
+        kept = list(self._returned()[self.num_outputs :])
+        at = kept.index(members[0])
+        rest = [node for node in kept[at:] if node not in members]
+        self._return([*self.outputs, *kept[:at], *values, *rest])
+        return self._take(values, before=self.taken(members[0].name))
+
+    def keep(self, value: fx.Node) -> fx.Node:
+        """Keep one more tensor; return the backward's placeholder for it, of the same name."""
+        value._rename(f"{value.name}_kept")  # its own may be taken in the backward
+        value.meta["saved_tensor_with_no_vc_check"] = False  # those that have it come last
+        self._return([*self.outputs, value, *self._returned()[self.num_outputs :]])
+        sizes = torch.SymInt | torch.SymFloat | torch.SymBool
+        first = next(
+            n for n in self.backward.graph.nodes if not isinstance(n.meta.get("val"), sizes)
+        )
+        return self._take([value], before=first)[0]
+
+    def prune(self) -> None:
+        """Drop dead nodes on both sides, and kept tensors that the backward no longer reads."""
+        self.backward.graph.eliminate_dead_code()
+        unread = {n.name for n in self.saved if not self.taken(n.name).users}
+        placeholders = [self.taken(name) for name in unread]
+        kept = self._returned()[self.num_outputs :]
+        self._return([*self.outputs, *(n for n in kept if getattr(n, "name", None) not in unread)])
+        for placeholder in placeholders:
+            self.backward.graph.erase_node(placeholder)
+        self.forward.graph.eliminate_dead_code()
+
+    def finish(self) -> None:
+        """Check both graphs and regenerate their code."""
+        for module in (self.forward, self.backward):
+            module.graph.lint()
+            module.recompile()
+
+    def _returned(self) -> tuple[fx.Node | None, ...]:
+        return tuple(self.forward.graph.output_node().args[0])
+
+    def _return(self, values: Sequence[fx.Node | None]) -> None:
+        output = self.forward.graph.output_node()
+        output.args = (tuple(values),)
+        n = self.num_outputs
+        if "desc" in output.meta:
+            kept = saved_descriptors(list(values[n:]))
+            output.meta["desc"] = [*output.meta["desc"][:n], *kept]
+        if "output_stack_traces" in output.meta:
+            output.meta["output_stack_traces"] = [
+                v.meta.get("stack_trace") if isinstance(v, fx.Node) else None for v in values
+            ]
+
+    def _placeholders(self) -> dict[str, fx.Node]:
+        return {n.target: n for n in self.backward.graph.find_nodes(op="placeholder")}
+
+    def _take(self, values: Sequence[fx.Node], before: fx.Node) -> list[fx.Node]:
+        placeholders = []
+        for value in values:
+            with self.backward.graph.inserting_before(before):
+                placeholder = self.backward.graph.placeholder(value.name)
+            placeholder.meta = dict(value.meta)
+            placeholders.append(placeholder)
+        return placeholders
+
+
+def size_arguments(graph: fx.Graph, sizes: Sequence[int | torch.SymInt]) -> list[int | fx.Node]:
+    """Return sizes as arguments for a new node of `graph`: symbolic ones as nodes that compute them.
+
+    Raises:
+        SizeUnknown: if a symbol is not among the graph's inputs.
+    """
+    bound = {
+        node.meta["val"].node.expr: node
+        for node in graph.find_nodes(op="placeholder")
+        if isinstance(node.meta.get("val"), torch.SymInt)
+    }
+    return [s if isinstance(s, int) else _size_argument(graph, s, bound) for s in sizes]
+
+
+def _size_argument(graph: fx.Graph, size: torch.SymInt, bound: dict) -> fx.Node | int:
+    expr = size.node.expr
+    if expr.is_Integer:
+        return int(expr)
+    if expr in bound:
+        return bound[expr]
+    missing = expr.free_symbols - set(bound)
+    if missing:
+        raise SizeUnknown(f"size {expr} is not known in the backward")
+    tracer = fx.proxy.GraphAppendingTracer(graph)
+    symbols = {s: fx.Proxy(bound[s], tracer) for s in expr.free_symbols}
+    before = set(graph.nodes)
+    node = sympy_interp(PythonReferenceAnalysis, symbols, expr).node
+    for new in graph.nodes:
+        if new not in before:
+            values = fx.map_arg(new.args, lambda n: n.meta["val"])
+            new.meta["val"] = new.target(*values)
+    return node

@@ -1,0 +1,60 @@
+"""A bool residual is kept as one bit an element: exact, an eighth of the bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import fx
+
+from fxmem import ops
+from fxmem.passes.graph import describe, emit, numel, tensor
+from fxmem.passes.pair.eligible import why_shared
+from fxmem.passes.pair.graphs import Pair, Storage
+from fxmem.passes.pair.rewrite import Sizes, is_dense, substitute
+from fxmem.passes.rule import Match
+from fxmem.plan import Refusal, Site
+from fxmem.policy import Policy
+
+
+class Masks:
+    """bool[n] -> uint8[ceil(n / 8)], least significant bit first."""
+
+    name = "masks"
+
+    def match(
+        self, pair: Pair, storages: Sequence[Storage], policy: Policy
+    ) -> list[Match | Refusal | None]:
+        """Match bool storages of a known size that leave no nested region."""
+        return [self._match(pair, storage, policy) for storage in storages]
+
+    def _match(self, pair: Pair, storage: Storage, policy: Policy) -> Match | Refusal | None:
+        value = tensor(storage.owner)
+        if value.dtype != torch.bool:
+            return None
+        record = describe(storage.owner, storage.views[0].name)
+        if why := why_shared(pair, storage.owner):
+            return Refusal(record, self.name, why)
+        if numel(storage.owner) is None:
+            return Refusal(record, self.name, "its size is not known when compiling")
+        if storage.nbytes < policy.min_bytes:
+            return Refusal(record, self.name, f"smaller than min_bytes={policy.min_bytes}")
+        if not is_dense(value):
+            return Refusal(record, self.name, "it has gaps in memory")
+        packed = ops.packed_bytes(numel(storage.owner), 1)
+        return Match(Site(record, self.name, "1 bit an element", packed, "exact"), None)
+
+    def apply(self, pair: Pair, storage: Storage, match: Match) -> None:
+        """Pack after the producer, unpack before the first use."""
+        source = storage.owner
+
+        def pack(graph: fx.Graph, x: fx.Node) -> list[fx.Node]:
+            packed = emit(graph, torch.ops.fxmem.pack.default, x, 1, like=source)
+            packed._rename(f"{source.name}_bits")
+            return [packed]
+
+        def unpack(graph: fx.Graph, kept: list[fx.Node], sizes: Sizes, strides: Sizes) -> fx.Node:
+            target = torch.ops.fxmem.unpack.default
+            return emit(graph, target, kept[0], sizes, strides, 1, torch.bool, like=source)
+
+        substitute(pair, source, storage.views, pack, unpack)

@@ -1,0 +1,108 @@
+"""Keeping something else in place of a tensor: encoded where it is born, decoded where first needed."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import fx
+
+from fxmem.compat import hint
+from fxmem.passes.graph import aten, emit, tensor, view_chain
+from fxmem.passes.pair.graphs import Pair, size_arguments
+
+# (graph, x flattened in memory order) -> the nodes to keep
+Encode = Callable[[fx.Graph, fx.Node], Sequence[fx.Node]]
+# (graph, what was kept, sizes and strides of x) -> x again
+Sizes = Sequence[int | fx.Node]
+Decode = Callable[[fx.Graph, Sequence[fx.Node], Sizes, Sizes], fx.Node]
+
+
+def memory_order(value: torch.Tensor) -> tuple[int, ...]:
+    """Return the dimensions from the outermost in memory to the innermost."""
+    known = [hint(stride) or 0 for stride in value.stride()]
+    return tuple(sorted(range(value.dim()), key=lambda dim: -known[dim]))
+
+
+def is_dense(value: torch.Tensor) -> bool:
+    """Whether a tensor's elements fill its memory, each place once, in some order of dimensions."""
+    expected = 1
+    for dim in reversed(memory_order(value)):
+        size, stride = hint(value.shape[dim]), hint(value.stride(dim))
+        if size != 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def dense_strides(value: torch.Tensor) -> list[int | torch.SymInt]:
+    """Return the strides of a tensor with its gaps closed: its own where it has none."""
+    strides, step = [0] * value.dim(), 1
+    for dim in reversed(memory_order(value)):
+        strides[dim], step = step, step * value.shape[dim]
+    return strides
+
+
+def substitute(
+    pair: Pair, source: fx.Node, members: Sequence[fx.Node], encode: Encode, decode: Decode
+) -> None:
+    """Keep the code of `source` in place of `members`, which are `source` or views of it.
+
+    The code is made right after `source` and undone right before the first use in the backward.
+    What is encoded is flat, so that the order of its elements is the traced one, whatever layout
+    a compiler gives `source` later; what is decoded has the strides that were traced.
+    """
+    value = tensor(source)
+    order = memory_order(value)
+    forward, backward = pair.forward.graph, pair.backward.graph
+    with forward.inserting_before(_after(source)):
+        x = source
+        if order != tuple(range(value.dim())):
+            x = emit(forward, aten.permute.default, x, order, like=source)
+        if value.dim() != 1:
+            x = emit(forward, aten.reshape.default, x, [-1], like=source)
+        codes = encode(forward, x)
+    kept = pair.swap(members, codes)
+    with backward.inserting_before(_first_use(pair, members)):
+        sizes = size_arguments(backward, value.shape)
+        strides = size_arguments(backward, dense_strides(value))
+        restored = decode(backward, kept, sizes, strides)
+        for member in members:
+            _restore(pair, member, source, restored)
+
+
+def _after(node: fx.Node) -> fx.Node:
+    after = node.next
+    while after.target is operator.getitem and after.args[0] is node.args[0]:
+        after = after.next
+    return after
+
+
+def _first_use(pair: Pair, members: Sequence[fx.Node]) -> fx.Node:
+    placeholders = {pair.taken(member.name) for member in members}
+    return next(
+        n for n in pair.backward.graph.nodes if placeholders.intersection(n.all_input_nodes)
+    )
+
+
+def _restore(pair: Pair, member: fx.Node, source: fx.Node, restored: fx.Node) -> None:
+    """Replay in the backward the views that lead from `source` to `member`.
+
+    None do where `member` is the very view that `source` is, by another way from their owner.
+    """
+    chain = view_chain(member)
+    env = {source: restored, member: restored}
+    for view in chain[chain.index(source) + 1 :] if source in chain else ():
+        env[view] = _replay(pair.backward.graph, view, env)
+    placeholder = pair.taken(member.name)
+    placeholder.replace_all_uses_with(env[member])
+    pair.backward.graph.erase_node(placeholder)
+
+
+def _replay(graph: fx.Graph, view: fx.Node, env: dict[fx.Node, fx.Node]) -> fx.Node:
+    sizes = {n for n in view.all_input_nodes if isinstance(n.meta["val"], torch.SymInt)}
+    known = {n: size_arguments(graph, [n.meta["val"]])[0] for n in sizes}
+    copied = graph.node_copy(view, lambda n: known[n] if n in known else env[n])
+    copied.meta.pop("saved_tensor_with_no_vc_check", None)
+    return copied

@@ -1,0 +1,211 @@
+"""Sites, refusals, plans and reports: what was done to every residual, and how it is printed.
+
+Plain records: nothing here knows a graph. A residual is a tensor kept from forward to backward.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+GUARANTEES = ("exact", "unbiased", "bounded")
+MiB = 2**20
+
+
+@dataclass(frozen=True)
+class Residual:
+    """A tensor that the backward needs: its name in the graph, origin, layout and bytes."""
+
+    name: str
+    module: str
+    op: str
+    shape: tuple[int | str, ...]
+    dtype: str
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """A residual that a rule applies to: what is kept instead, in how many bytes."""
+
+    residual: Residual
+    rule: str
+    action: str
+    nbytes: int
+    guarantee: str
+
+    def __post_init__(self) -> None:
+        """Check that the guarantee is one of those that fxmem gives."""
+        if self.guarantee not in GUARANTEES:
+            raise ValueError(f"guarantee must be one of {GUARANTEES}, got {self.guarantee!r}")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A residual that is kept as it is, and the sentence that says why."""
+
+    residual: Residual
+    rule: str
+    why: str
+
+    @property
+    def action(self) -> str:
+        """What is printed in place of an action."""
+        return f"kept: {self.why}"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept: all of them."""
+        return self.residual.nbytes
+
+    @property
+    def guarantee(self) -> str:
+        """A tensor kept as it is gives its gradient exactly."""
+        return "exact"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sites and refusals of one forward/backward pair, one entry a residual, in graph order."""
+
+    entries: tuple[Site | Refusal, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sites(self) -> list[Site]:
+        """The residuals that a rule applies to."""
+        return [e for e in self.entries if isinstance(e, Site)]
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        """The residuals kept as they are."""
+        return [e for e in self.entries if isinstance(e, Refusal)]
+
+    @property
+    def before(self) -> int:
+        """Bytes that this cut keeps when nothing is encoded."""
+        return sum(e.residual.nbytes for e in self.entries)
+
+    @property
+    def after(self) -> int:
+        """Bytes kept."""
+        return sum(e.nbytes for e in self.entries)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is kept for the backward, where it comes from and what was done about it.
+
+    Attributes:
+        plans: one :class:`Plan` for each compiled graph (a graph break makes two).
+        baselines: bytes kept by others on the same model, by name ("eager", "inductor").
+        graphs: (forward, backward) GraphModules, one pair a plan; empty where only the plan is held.
+    """
+
+    plans: tuple[Plan, ...]
+    baselines: dict[str, int] = field(default_factory=dict)
+    graphs: tuple[Any, ...] = ()
+
+    @property
+    def entries(self) -> Iterator[Site | Refusal]:
+        """All residuals of all graphs, in order."""
+        return (entry for plan in self.plans for entry in plan.entries)
+
+    @property
+    def kept(self) -> int:
+        """Bytes kept from forward to backward."""
+        return sum(plan.after for plan in self.plans)
+
+    @property
+    def before(self) -> int:
+        """Bytes that the same cut keeps when nothing is encoded."""
+        return sum(plan.before for plan in self.plans)
+
+    @property
+    def guarantee(self) -> str:
+        """The weakest guarantee of all residuals."""
+        return max((e.guarantee for e in self.entries), key=GUARANTEES.index, default="exact")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data: totals and one dict a residual."""
+        return {
+            "kept": self.kept,
+            "before": self.before,
+            "guarantee": self.guarantee,
+            "baselines": dict(self.baselines),
+            "graphs": [
+                {"notes": list(plan.notes), "residuals": [_row(e) for e in plan.entries]}
+                for plan in self.plans
+            ],
+        }
+
+    def __str__(self) -> str:
+        """One line a residual, then the totals beside the baselines."""
+        lines = []
+        for i, plan in enumerate(self.plans):
+            title = f" graph {i}" if len(self.plans) > 1 else ""
+            lines += [f"fxmem{title}: {len(plan.entries)} residuals", *_table(plan)]
+            lines += [f"  note: {note}" for note in plan.notes]
+        return "\n".join([*lines, *self._totals()])
+
+    def _totals(self) -> list[str]:
+        rows = [*self.baselines.items(), ("this cut, not encoded", self.before)]
+        rows.append((f"fxmem ({self.guarantee})", self.kept))
+        width = max(len(name) for name, _ in rows)
+        return [f"{name:<{width}}  {nbytes / MiB:10.2f} MiB" for name, nbytes in rows]
+
+    def _repr_html_(self) -> str:
+        """Return a table with a bar for the bytes of each residual, before and after."""
+        top = max((e.residual.nbytes for e in self.entries), default=1) or 1
+        rows = "".join(_html_row(e, top) for e in self.entries)
+        head = "".join(
+            f"<th style='text-align:left'>{h}</th>"
+            for h in ("module", "op", "shape", "dtype", "what was done", "KiB", "guarantee")
+        )
+        totals = "<br>".join(html.escape(line) for line in self._totals())
+        return (
+            f"<table style='font-size:90%'><tr>{head}</tr>{rows}</table>"
+            f"<pre style='margin:0'>{totals.replace('<br>', chr(10))}</pre>"
+        )
+
+
+def _row(entry: Site | Refusal) -> dict[str, Any]:
+    kind = "site" if isinstance(entry, Site) else "refusal"
+    done = {"kind": kind, "rule": entry.rule, "action": entry.action, "kept": entry.nbytes}
+    return {**asdict(entry.residual), **done, "guarantee": entry.guarantee}
+
+
+def _table(plan: Plan) -> list[str]:
+    cells = [_cells(entry) for entry in plan.entries]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+
+
+def _cells(entry: Site | Refusal) -> tuple[str, ...]:
+    residual = entry.residual
+    size = f"{_kib(residual.nbytes)} -> {_kib(entry.nbytes)} KiB"
+    kind = f"{residual.dtype}{list(residual.shape)}".replace("'", "")
+    return (residual.module, residual.op, kind, size, entry.guarantee, entry.action)
+
+
+def _kib(nbytes: int) -> str:
+    return f"{nbytes / 1024:.1f}"
+
+
+def _html_row(entry: Site | Refusal, top: int) -> str:
+    before, after = entry.residual.nbytes, entry.nbytes
+    bars = "".join(
+        f"<div style='height:5px;width:{max(1, round(160 * size / top))}px;background:{color}'></div>"
+        for size, color in ((before, "#c9ced6"), (after, "#2f7ed8"))
+    )
+    residual = entry.residual
+    shape = " × ".join(map(str, residual.shape))
+    cells = (residual.module, residual.op, shape, residual.dtype, entry.action)
+    text = "".join(f"<td style='text-align:left'>{html.escape(c)}</td>" for c in cells)
+    size = f"{_kib(before)} → {_kib(after)}"
+    return f"<tr>{text}<td style='text-align:left'>{size}{bars}</td><td>{entry.guarantee}</td></tr>"

@@ -1,0 +1,232 @@
+// The group codec on the CPU: a group's range and its codes in one pass, while it is in L1.
+// Compiled once per instruction set, into namespace FXMEM_ISA; nothing here may be shared by the linker.
+#include <type_traits>
+
+#include "elements.h"
+#include "kernels.h"
+
+namespace fxmem {
+namespace {
+
+constexpr int kLargestGroup = 256;
+
+// A byte holds 8 / bits elements, a whole stretch of the group apart: code j sits in byte j % stretch.
+template <int kBits>
+constexpr int stretch(int count) { return (count * kBits + 7) / 8; }
+
+// Groups are worked on in batches: their scales are a vector across groups, where one at a time they
+// would be a chain of latencies longer than the work on the elements; and what one loop stores, the
+// next reads back in another width only after the stores have left for L1.
+constexpr int kBatch = 16;
+
+struct Batch {
+  float low[kBatch], high[kBatch];
+  float step[kBatch], zero[kBatch], inverse[kBatch], offset[kBatch];
+};
+
+template <typename T>
+FXMEM_INLINE void find_range(const T* x, int count, float* low, float* high) {
+  auto lowest = order_key(x[0]);
+  auto highest = lowest;
+  for (int i = 0; i < count; ++i) {
+    const auto key = order_key(x[i]);
+    lowest = key < lowest ? key : lowest;
+    highest = key > highest ? key : highest;
+  }
+  *low = key_to_float(lowest, T{});
+  *high = key_to_float(highest, T{});
+}
+
+template <int kBits, bool kStochastic>
+FXMEM_INLINE void find_scales(Batch& batch) {
+  for (int i = 0; i < kBatch; ++i) {
+    const Scale scale = group_scale<kBits, kStochastic>(batch.low[i], batch.high[i]);
+    batch.step[i] = scale.step;
+    batch.zero[i] = scale.zero;
+    batch.inverse[i] = scale.inverse;
+    batch.offset[i] = scale.offset;
+  }
+}
+
+template <int kBits>
+FXMEM_INLINE void put_scales(const Batch& batch, int count, uint16_t* out) {
+  for (int i = 0; i < count; ++i) {
+    const auto step = static_cast<uint16_t>(bits_as<uint32_t>(batch.step[i]) >> 16);
+    const auto zero = static_cast<uint16_t>(bits_as<uint32_t>(batch.zero[i]) >> 16);
+    if constexpr (kBits == 8) {
+      out[i] = step;
+    } else {
+      out[2 * i] = step;
+      out[2 * i + 1] = zero;
+    }
+  }
+}
+
+// x holds whole bytes' worth of elements.
+template <int kBits, bool kStochastic>
+FXMEM_INLINE void encode_group(const float* x, int count, float inverse, float offset, Key key,
+                               int64_t first, uint8_t* codes) {
+  const int length = stretch<kBits>(count);
+  alignas(64) int32_t code[kLargestGroup + 4];
+  for (int i = 0; i < length * (8 / kBits); ++i) {
+    const float chance = kStochastic ? uniform(key, static_cast<uint32_t>(first) + i) : 0.0F;
+    code[i] = encode_value<kBits, kStochastic>(x[i], inverse, offset, chance);
+  }
+  for (int j = 0; j < length; ++j) {
+    int32_t byte = code[j];
+    for (int part = 1; part < 8 / kBits; ++part) byte |= code[j + part * length] << (part * kBits);
+    codes[j] = static_cast<uint8_t>(byte);
+  }
+}
+
+template <typename T, int kBits, bool kStochastic, int kGroup>
+FXMEM_INLINE void encode_batch(const EncodeTask& task, int64_t g, int groups, uint64_t seed) {
+  const T* x = static_cast<const T*>(task.x) + g * kGroup;
+  uint8_t* codes = task.codes + g * kGroup * kBits / 8;
+  Batch batch = {};
+  for (int i = 0; i < groups; ++i) find_range(x + i * kGroup, kGroup, batch.low + i, batch.high + i);
+  find_scales<kBits, kStochastic>(batch);
+  put_scales<kBits>(batch, groups, task.scales + g * (kBits == 8 ? 1 : 2));
+  alignas(64) float buffer[std::is_same_v<T, float> ? 1 : kBatch * kGroup];
+  const float* values = floats(x, groups * kGroup, buffer);
+  for (int i = 0; i < groups; ++i) {
+    const int64_t at = (g + i) * kGroup;
+    const Key key = kStochastic ? make_key(seed, at) : Key{};
+    encode_group<kBits, kStochastic>(values + i * kGroup, kGroup, batch.inverse[i], batch.offset[i], key, at,
+                                     codes + i * kGroup * kBits / 8);
+  }
+}
+
+// The last group, where it is short. Elements that complete its last byte get code 0.
+template <typename T, int kBits, bool kStochastic, int kGroup>
+void encode_rest(const EncodeTask& task, int64_t g, uint64_t seed) {
+  const int64_t at = g * kGroup;
+  const int count = static_cast<int>(task.n - at);
+  const T* x = static_cast<const T*>(task.x) + at;
+  Batch batch = {};
+  find_range(x, count, batch.low, batch.high);
+  find_scales<kBits, kStochastic>(batch);
+  put_scales<kBits>(batch, 1, task.scales + g * (kBits == 8 ? 1 : 2));
+  alignas(64) float buffer[kGroup + 4];
+  for (int i = 0; i < count; ++i) buffer[i] = to_float(x[i]);
+  for (int i = count; i < count + 4; ++i) buffer[i] = batch.zero[0];
+  const Key key = kStochastic ? make_key(seed, at) : Key{};
+  encode_group<kBits, kStochastic>(buffer, count, batch.inverse[0], batch.offset[0], key, at,
+                                   task.codes + at * kBits / 8);
+}
+
+template <typename T, int kBits, bool kStochastic, int kGroup>
+void encode_groups(const EncodeTask& task, int64_t first, int64_t last) {
+  const uint64_t seed = kStochastic ? static_cast<uint64_t>(*task.seed) : 0;
+  const int64_t whole = last * kGroup > task.n ? last - 1 : last;
+  int64_t g = first;
+  for (; g + kBatch <= whole; g += kBatch) encode_batch<T, kBits, kStochastic, kGroup>(task, g, kBatch, seed);
+  if (g < whole) encode_batch<T, kBits, kStochastic, kGroup>(task, g, static_cast<int>(whole - g), seed);
+  if (whole < last) encode_rest<T, kBits, kStochastic, kGroup>(task, whole, seed);
+}
+
+template <int kBits>
+FXMEM_INLINE void decode_group(const uint8_t* codes, int count, float step, float zero, float* out) {
+  const int length = stretch<kBits>(count);
+  for (int part = 0; part < 8 / kBits; ++part) {
+    const int begin = part * length;
+    const int present = count - begin < length ? count - begin : length;
+    for (int j = 0; j < present; ++j) {
+      const int32_t code = kBits == 8 ? static_cast<int8_t>(codes[j])
+                                      : (codes[j] >> (part * kBits)) & ((1 << kBits) - 1);
+      out[begin + j] = decode_value<kBits>(code, step, zero);
+    }
+  }
+}
+
+// Whole groups, or with kGroups == 1 one that may be short.
+template <typename T, int kBits, int kGroup, int kGroups>
+FXMEM_INLINE void decode_batch(const DecodeTask& task, int64_t g) {
+  const int64_t at = g * kGroup;
+  const int count = kGroups == 1 && task.n - at < kGroup ? static_cast<int>(task.n - at) : kGroups * kGroup;
+  const uint16_t* scales = task.scales + g * (kBits == 8 ? 1 : 2);
+  alignas(64) float buffer[std::is_same_v<T, float> ? 1 : kGroups * kGroup];
+  float* values = buffer;
+  if constexpr (std::is_same_v<T, float>) values = static_cast<float*>(task.out) + at;
+  bool limited = false;
+  for (int i = 0; i < kGroups; ++i) {
+    const float step = to_float(BFloat16{scales[kBits == 8 ? i : 2 * i]});
+    const float zero = kBits == 8 ? 0.0F : to_float(BFloat16{scales[kBits == 8 ? i : 2 * i + 1]});
+    const float reach = (zero < 0.0F ? -zero : zero) + step * (kBits == 8 ? 128 : 1 << kBits);
+    limited |= reach > kLargest<T>;
+    const uint8_t* codes = task.codes + (at + i * kGroup) * kBits / 8;
+    decode_group<kBits>(codes, kGroups == 1 ? count : kGroup, step, zero, values + i * kGroup);
+  }
+  if (limited) {
+    for (int i = 0; i < count; ++i) values[i] = limit(values[i], kLargest<T>);
+  }
+  if constexpr (!std::is_same_v<T, float>) store_block(buffer, count, static_cast<T*>(task.out) + at);
+}
+
+template <typename T, int kBits, int kGroup>
+void decode_groups(const DecodeTask& task, int64_t first, int64_t last) {
+  const int64_t whole = last * kGroup > task.n ? last - 1 : last;
+  int64_t g = first;
+  for (; g + kBatch <= whole; g += kBatch) decode_batch<T, kBits, kGroup, kBatch>(task, g);
+  for (; g < last; ++g) decode_batch<T, kBits, kGroup, 1>(task, g);
+}
+
+// One call with the run-time choices made compile-time ones.
+template <typename Call>
+void with_group(int group, const Call& call) {
+  switch (group) {
+    case 32: return call(std::integral_constant<int, 32>{});
+    case 64: return call(std::integral_constant<int, 64>{});
+    case 128: return call(std::integral_constant<int, 128>{});
+    default: return call(std::integral_constant<int, 256>{});
+  }
+}
+
+template <typename Call>
+void with_bits(int bits, const Call& call) {
+  switch (bits) {
+    case 8: return call(std::integral_constant<int, 8>{});
+    case 4: return call(std::integral_constant<int, 4>{});
+    default: return call(std::integral_constant<int, 2>{});
+  }
+}
+
+template <typename Call>
+void with_element(Element element, const Call& call) {
+  switch (element) {
+    case kFloat32: return call(float{});
+    case kBFloat16: return call(BFloat16{});
+    default: return call(Float16{});
+  }
+}
+
+}  // namespace
+
+namespace FXMEM_ISA {
+
+void encode(const EncodeTask& task, Element element, int bits, int64_t first, int64_t last) {
+  with_element(element, [&](auto x) {
+    with_bits(bits, [&](auto k) {
+      with_group(task.group, [&](auto group) {
+        if (task.seed == nullptr) {
+          encode_groups<decltype(x), k.value, false, group.value>(task, first, last);
+        } else {
+          encode_groups<decltype(x), k.value, true, group.value>(task, first, last);
+        }
+      });
+    });
+  });
+}
+
+void decode(const DecodeTask& task, Element element, int bits, int64_t first, int64_t last) {
+  with_element(element, [&](auto x) {
+    with_bits(bits, [&](auto k) {
+      with_group(task.group, [&](auto group) {
+        decode_groups<decltype(x), k.value, group.value>(task, first, last);
+      });
+    });
+  });
+}
+
+}  // namespace FXMEM_ISA
+}  // namespace fxmem

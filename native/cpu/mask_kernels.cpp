@@ -1,0 +1,67 @@
+// Bit streams on the CPU. Compiled once per instruction set, into namespace FXMEM_ISA.
+#include <type_traits>
+
+#include "../bits.h"
+#include "kernels.h"
+
+namespace fxmem {
+namespace {
+
+template <int kBits>
+FXMEM_INLINE void pack_unit(const MaskTask& task, int64_t u, int count) {
+  uint64_t bytes = 0;
+  memcpy(&bytes, task.in + u * 8, count);
+  const uint64_t stream = squeeze<kBits>(bytes);
+  memcpy(task.out + u * kBits, &stream, (count * kBits + 7) / 8);
+}
+
+template <int kBits>
+FXMEM_INLINE void unpack_unit(const MaskTask& task, int64_t u, int count) {
+  uint64_t stream = 0;
+  memcpy(&stream, task.in + u * kBits, (count * kBits + 7) / 8);
+  const uint64_t bytes = spread<kBits>(stream);
+  memcpy(task.out + u * 8, &bytes, count);
+}
+
+template <int kBits>
+void pack_units(const MaskTask& task, int64_t first, int64_t last) {
+  const int64_t whole = last * 8 > task.n ? last - 1 : last;
+  for (int64_t u = first; u < whole; ++u) pack_unit<kBits>(task, u, 8);
+  if (whole < last) pack_unit<kBits>(task, whole, static_cast<int>(task.n - whole * 8));
+}
+
+template <int kBits>
+void unpack_units(const MaskTask& task, int64_t first, int64_t last) {
+  const int64_t whole = last * 8 > task.n ? last - 1 : last;
+  for (int64_t u = first; u < whole; ++u) unpack_unit<kBits>(task, u, 8);
+  if (whole < last) unpack_unit<kBits>(task, whole, static_cast<int>(task.n - whole * 8));
+}
+
+template <typename Call>
+void with_bits(int bits, const Call& call) {
+  switch (bits) {
+    case 1: return call(std::integral_constant<int, 1>{});
+    case 2: return call(std::integral_constant<int, 2>{});
+    case 3: return call(std::integral_constant<int, 3>{});
+    case 4: return call(std::integral_constant<int, 4>{});
+    case 5: return call(std::integral_constant<int, 5>{});
+    case 6: return call(std::integral_constant<int, 6>{});
+    case 7: return call(std::integral_constant<int, 7>{});
+    default: return call(std::integral_constant<int, 8>{});
+  }
+}
+
+}  // namespace
+
+namespace FXMEM_ISA {
+
+void pack(const MaskTask& task, int bits, int64_t first, int64_t last) {
+  with_bits(bits, [&](auto k) { pack_units<k.value>(task, first, last); });
+}
+
+void unpack(const MaskTask& task, int bits, int64_t first, int64_t last) {
+  with_bits(bits, [&](auto k) { unpack_units<k.value>(task, first, last); });
+}
+
+}  // namespace FXMEM_ISA
+}  // namespace fxmem

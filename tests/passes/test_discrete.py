@@ -1,0 +1,111 @@
+"""Bits and indices are made of the values themselves, never of decoded ones."""
+
+import pytest
+import torch
+from expecttest import TestCase
+from torch import nn
+from torch.nn import functional as F
+
+from .tools import gradients, leaf, partitioned, relative
+
+LOSSY = {"preset": "balanced", "bits": 8, "group": 64, "min_bytes": 0}
+
+
+class TestGraphs(TestCase):
+    def test_hit(self):
+        g = partitioned(lambda x, w: torch.relu(x @ w) @ w, leaf(8, 64), leaf(64, 64), policy=LOSSY)
+        # le is evaluated in the forward, beside relu; its bits and the codes of relu are kept.
+        self.assertExpectedInline(g.forward.text, """""")
+        # No comparison is left in the backward.
+        self.assertExpectedInline(g.backward.text, """""")
+
+
+class Frozen(nn.Module):
+    """Its second product asks for no gradient of the weight, so its input is not needed."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(64, 64)
+        self.outer = nn.Linear(64, 64)
+        self.outer.weight.requires_grad_(False)
+
+    def forward(self, x):
+        return self.outer(F.leaky_relu(self.inner(x)))
+
+
+def test_frozen_consumer_keeps_the_bits_alone():
+    g = partitioned(Frozen(), leaf(8, 64), policy={"min_bytes": 0})
+    assert g.kept_set == "aten.gt bool[8, 64] 512 -> 64: 1 bit an element"
+
+
+def test_trained_consumer_keeps_the_floats_and_exact_adds_no_bits():
+    # In exact the mask comes from the floats that are kept anyway: it would cost, and win nothing.
+    def trained(x, w):
+        return torch.relu(x @ w) @ w
+
+    g = partitioned(trained, leaf(8, 64), leaf(64, 64), policy={"min_bytes": 0})
+    assert [e.residual.dtype for e in g.plan.entries] == ["float32"]
+    assert g.plan.notes == ()
+
+
+def test_rule_forbidden():
+    def trained(x, w):
+        return torch.relu(x @ w) @ w
+
+    policy = {**LOSSY, "rules": {"discrete": False}}
+    g = partitioned(trained, leaf(8, 64), leaf(64, 64), policy=policy)
+    assert g.backward.ops["aten.le"] == 1
+
+
+NETS = {
+    "relu": lambda x, w: torch.relu(torch.relu(x @ w) @ w),
+    "leaky_relu": lambda x, w: F.leaky_relu(F.leaky_relu(x @ w, 0.1) - 0.5, 0.2) @ w,
+    "clamp": lambda x, w: (x @ w).clamp(-0.5, 0.5) @ w,
+    "where": lambda x, w: torch.where((x @ w) > (x @ w).mean(), x @ w, 0.1 * (x @ w)) @ w,
+    "max_pool": lambda x, w: F.max_pool2d((x @ w)[None].sin(), 2),
+    "topk": lambda x, w: (x @ w).sin().topk(4, 1).values,
+    "max": lambda x, w: (x @ w).sin().max(1).values,
+    "abs": lambda x, w: (x @ w).abs(),
+    "hardtanh chained": lambda x, w: F.hardtanh(F.hardtanh(x @ w) + 0.1),
+}
+
+
+@pytest.mark.parametrize("f", NETS.values(), ids=NETS)
+def test_zeros_of_the_gradient_are_those_of_eager(f):
+    # w is the identity and the gradient that comes in is nowhere zero, so zeros show the masks.
+    inputs = leaf(64, 64), torch.eye(64)
+    eager, found = gradients(f, *inputs)[1], gradients(f, *inputs, policy=LOSSY)[1]
+    assert torch.equal(found == 0, eager == 0)
+
+
+@pytest.mark.parametrize("f", NETS.values(), ids=NETS)
+def test_gradient_error_is_that_of_the_codec(f):
+    # A mask that errs in 0.3 % of its elements costs 5 %; 8-bit codes alone cost less than 1 %,
+    # which is what the preset promises.
+    inputs = leaf(64, 64), (torch.randn(64, 64) / 8).requires_grad_()
+    eager, found = gradients(f, *inputs), gradients(f, *inputs, policy=LOSSY)
+    assert max(map(relative, found[1:], eager[1:])) < 0.01
+
+
+def test_bits_of_bits():
+    # gt_1 is computed from a value chosen by gt: both are the forward's own.
+    def chained(x, w):
+        h = x @ w
+        h = torch.where(h > 0, h, 0.1 * h) - 0.5
+        return torch.where(h > 0, h, 0.2 * h) @ w
+
+    inputs = leaf(64, 64), (torch.randn(64, 64) / 8).requires_grad_()
+    g = partitioned(chained, *inputs, policy=LOSSY)
+    assert (g.forward.ops["aten.gt"], g.backward.ops["aten.gt"]) == (2, 0)
+    eager, found = gradients(chained, *inputs), gradients(chained, *inputs, policy=LOSSY)
+    assert max(map(relative, found[1:], eager[1:])) < 0.01  # the preset's promise
+
+
+def test_float_that_no_code_touches_needs_no_hoisting():
+    # The floats are an output too, so exact; a mask recomputed from them is exact as well.
+    def returned(x, w):
+        h = x @ w
+        return torch.relu(h) @ w, h
+
+    g = partitioned(returned, leaf(8, 64), leaf(64, 64), policy={**LOSSY, "rules": {"masks": False}})
+    assert g.plan.notes == ()
