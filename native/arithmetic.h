@@ -1,4 +1,5 @@
-// What every kernel, CPU or CUDA, agrees on to the last bit. No contraction into fma is allowed here
+// What every kernel, CPU or CUDA, agrees on to the last bit. No contraction into fma is allowed
+// here
 // (-ffp-contract=off, -fmad=false): the plain torch reference has none.
 #pragma once
 
@@ -9,7 +10,8 @@
 #ifdef __CUDACC__
 #define FXMEM_INLINE static __host__ __device__ __forceinline__
 #else
-// static: the CPU kernels are compiled once per instruction set, and the linker must never share copies.
+// static: the CPU kernels are compiled once per instruction set, and the linker must never share
+// copies.
 #define FXMEM_INLINE static inline __attribute__((always_inline))
 #endif
 
@@ -23,7 +25,8 @@ FXMEM_INLINE To bits_as(From value) {
   return result;
 }
 
-// 1 + 2^-8 and a little: a number scaled by it and then rounded to bf16 is never below the number itself.
+// 1 + 2^-8 and a little: a number scaled by it and then rounded to bf16 is never below the number
+// itself.
 constexpr double kHeadroom = 1.00391;
 constexpr float kBf16Max = 0x1.fep+127F;
 constexpr float kSmallestNormal = 0x1p-126F;
@@ -42,15 +45,19 @@ FXMEM_INLINE float floor_bf16(float value) {
   return down > -kBf16Max ? down : -kBf16Max;
 }
 
-// A signed integer that orders floats: -NaN < -inf < ... < -0 < 0 < ... < inf < NaN. Its own inverse.
+// A signed integer that orders floats: -NaN < -inf < ... < -0 < 0 < ... < inf < NaN. Its own
+// inverse.
 FXMEM_INLINE int32_t ordered(float value) {
   const int32_t bits = bits_as<int32_t>(value);
   return bits ^ ((bits >> 31) & 0x7FFFFFFF);
 }
 
-FXMEM_INLINE float from_ordered(int32_t key) { return bits_as<float>(key ^ ((key >> 31) & 0x7FFFFFFF)); }
+FXMEM_INLINE float from_ordered(int32_t key) {
+  return bits_as<float>(key ^ ((key >> 31) & 0x7FFFFFFF));
+}
 
-// What a group of elements is decoded with: zero + code * step. offset and inverse serve the encoder.
+// What a group of elements is decoded with: zero + code * step. offset and inverse serve the
+// encoder.
 struct Scale {
   float step, zero, inverse, offset;
 };
@@ -76,8 +83,8 @@ FXMEM_INLINE Scale group_scale(float low, float high) {
     constexpr auto kPerLevel = static_cast<float>((kStochastic ? kHeadroom : 1.0) / 127);
     return make_scale(round_bf16(largest * kPerLevel), 0.0F, finite);
   } else {
-    // To nearest, both ends may lie half a step outside the levels: one level's width is won. Halves
-    // keep high - low finite.
+    // To nearest, both ends may lie half a step outside the levels: one level's width is won.
+    // Halves keep high - low finite.
     constexpr int kTop = (1 << kBits) - 1;
     constexpr auto kPerLevel = static_cast<float>(2.0 / (kStochastic ? kTop : kTop + 0.5));
     constexpr auto kHalfStep = 1.0F / static_cast<float>(kTop + 1);
@@ -91,8 +98,8 @@ FXMEM_INLINE Scale group_scale(float low, float high) {
   }
 }
 
-// The code of one element, in [-127, 127] for 8 bits and [0, 2^bits) below. chance, in [0, 1), decides
-// the direction when rounding is stochastic. Of a non-finite group any code will do.
+// The code of one element, in [-127, 127] for 8 bits and [0, 2^bits) below. chance, in [0, 1),
+// decides the direction when rounding is stochastic. Of a non-finite group any code will do.
 template <int kBits, bool kStochastic>
 FXMEM_INLINE int32_t encode_value(float value, float inverse, float offset, float chance) {
   constexpr int32_t kTop = kBits == 8 ? 127 : (1 << kBits) - 1;
@@ -130,7 +137,8 @@ FXMEM_INLINE uint32_t mix(uint32_t h) {
   return h ^ (h >> 16);
 }
 
-// The key of 2^32 consecutive elements: both halves of the seed and the high half of the index in both.
+// The key of 2^32 consecutive elements: both halves of the seed and the high half of the index in
+// both.
 struct Key {
   uint32_t first, second;
 };

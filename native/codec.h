@@ -49,13 +49,13 @@ inline Tensor prepare_decode(const Tensor& codes, const Tensor& scales, const Sh
   const int64_t scale_count = ceil_div(n, group) * (bits == 8 ? 1 : 2);
   const auto code_type = bits == 8 ? ScalarType::Char : ScalarType::Byte;
   check(codes.scalar_type() == code_type && codes.numel() == code_count && codes.is_contiguous(),
-        "fxmem::decode: codes must be ", code_count, " contiguous ", torch::headeronly::toString(code_type),
-        " for size ", words(size), " and bits ", bits, "; got ", codes.numel(), " of ",
-        torch::headeronly::toString(codes.scalar_type()));
+        "fxmem::decode: codes must be ", code_count, " contiguous ",
+        torch::headeronly::toString(code_type), " for size ", words(size), " and bits ", bits,
+        "; got ", codes.numel(), " of ", torch::headeronly::toString(codes.scalar_type()));
   check(scales.scalar_type() == ScalarType::BFloat16 && scales.numel() == scale_count &&
             scales.is_contiguous(),
-        "fxmem::decode: scales must be ", scale_count, " contiguous BFloat16 for size ", words(size),
-        ", bits ", bits, " and group ", group, "; got ", scales.numel(), " of ",
+        "fxmem::decode: scales must be ", scale_count, " contiguous BFloat16 for size ",
+        words(size), ", bits ", bits, " and group ", group, "; got ", scales.numel(), " of ",
         torch::headeronly::toString(scales.scalar_type()));
   check_same_device("decode", "scales", scales, "codes", codes);
   return empty_dense("decode", codes, size, stride, dtype);

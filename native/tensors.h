@@ -1,5 +1,5 @@
-// What the CPU and CUDA entry points share: memory order, allocation, and the checks, which name the
-// argument, what was wanted and what came.
+// What the CPU and CUDA entry points share: memory order, allocation, and the checks, which name
+// the argument, what was wanted and what came.
 #pragma once
 
 #include <algorithm>
@@ -65,11 +65,11 @@ inline int64_t count(const Shape& size) {
   return n;
 }
 
-inline Tensor empty_dense(const char* op, const Tensor& like, const Shape& size, const Shape& stride,
-                          ScalarType dtype) {
+inline Tensor empty_dense(const char* op, const Tensor& like, const Shape& size,
+                          const Shape& stride, ScalarType dtype) {
   check(size.size() == stride.size() && is_dense(size, stride), "fxmem::", op,
-        ": stride must be dense for size ", words(size), ", a permutation of a contiguous layout; got ",
-        words(stride));
+        ": stride must be dense for size ", words(size),
+        ", a permutation of a contiguous layout; got ", words(stride));
   AtenTensorHandle handle = nullptr;
   int32_t device_type = 0;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));

@@ -1,4 +1,4 @@
-"""One list of sample calls for each operator; opcheck and every comparison are generated from it."""
+"""The sample calls of each operator: opcheck and every comparison are generated from them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

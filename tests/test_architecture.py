@@ -19,7 +19,10 @@ class Room:
 
 
 DECISIONS = ("fxmem.plan", "fxmem.policy")
-PAIR_TOOLS = tuple(f"fxmem.passes.pair.{name}" for name in ("graphs", "rewrite", "eligible"))
+PAIR_TOOLS = tuple(
+    f"fxmem.passes.pair.{name}"
+    for name in ("graphs", "rewrite", "eligible", "sensitivity", "allocate")
+)
 TOOLS = ("torch", "fxmem.passes.graph", *DECISIONS)
 RULE = Room((*TOOLS, "fxmem.passes.rule", *PAIR_TOOLS, "fxmem.activations", "fxmem.ops"))
 ENTRANCE = (
@@ -57,7 +60,7 @@ ROOMS = {
     "fxmem.passes.joint.*": RULE,
     "fxmem.passes.pair": Room((*RULE.may, "fxmem.passes.pair")),
     "fxmem.passes.pair.*": RULE,
-    **{tool: Room((*TOOLS, *PAIR_TOOLS)) for tool in PAIR_TOOLS},
+    **{tool: Room((*TOOLS, *PAIR_TOOLS, "fxmem.ops")) for tool in PAIR_TOOLS},
     "fxmem.functional": Room(MODULES),
     "fxmem.nn": Room((*MODULES, "fxmem.nn")),
     "fxmem.convert": Room((*MODULES, "fxmem.nn")),

@@ -79,6 +79,7 @@ def test_training_is_the_same_twice_and_learns(sources):
     assert first.variant.module.training
 
 
+@pytest.mark.slow
 def test_mini_demo(sources, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "QUICK", asdict(MINI))
     monkeypatch.setattr(command, "read_text", lambda: read_text(sources))

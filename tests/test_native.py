@@ -136,4 +136,3 @@ def test_threads_give_the_same_result():
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-

@@ -21,7 +21,7 @@ class Task:
     layers: int = 6
     width: int = 384
     heads: int = 6
-    tokens: int = 256
+    tokens: int = 192
     batch: int = 4
     steps: int = 200
     judged: int = 16

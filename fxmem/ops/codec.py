@@ -59,8 +59,8 @@ def decode(
 ) -> torch.Tensor:
     """Decode what `encode` made into a fresh tensor of this size, dense strides and dtype.
 
-    `layout.memory_stride(x)` gives the strides for what was encoded from x. Finite data decode to
-    finite values of `dtype`. Raises RuntimeError where codes, scales or strides do not fit the size.
+    `memory_stride(x)` gives the strides for what was encoded from x. Finite data decode to finite
+    values of `dtype`. Raises RuntimeError where codes, scales or strides do not fit the size.
     """
     return _decode(codes, scales, size, stride, bits, group, dtype)
 

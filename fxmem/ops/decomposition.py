@@ -1,10 +1,11 @@
 """The operators in ATen that Inductor can fuse with what comes before and after.
 
-Same signatures as the operators; sizes and strides may be symbolic. As in every decomposition table,
-NotImplemented declines: for a size not known to be a multiple of the group, where the operator is
-right as it is and a tail would cost kernels of its own. Results equal the kernels' bit for bit on
-the CPU; Triton may divide and contract differently in the last place, which stays within the stated
-bound. bf16 rounding is done on integers, because compilers drop a cast down followed by a cast up.
+Same signatures as the operators; sizes and strides may be symbolic. As in every decomposition
+table, NotImplemented declines: for a size not known to be a multiple of the group, where the
+operator is right as it is and a tail would cost kernels of its own. Results equal the kernels' bit
+for bit on the CPU; Triton may divide and contract differently in the last place, which stays within
+the stated bound. bf16 rounding is done on integers, because compilers drop a cast down followed by
+a cast up.
 """
 
 import torch

@@ -6,14 +6,16 @@ namespace {
 
 using namespace fxmem;
 
-constexpr int64_t kGrain = 32768;  // elements a thread is worth waking for, as in torch's own kernels
+constexpr int64_t kGrain =
+    32768;  // elements a thread is worth waking for, as in torch's own kernels
 
 Element element(ScalarType dtype) {
   if (dtype == ScalarType::Float) return kFloat32;
   return dtype == ScalarType::BFloat16 ? kBFloat16 : kFloat16;
 }
 
-std::tuple<Tensor, Tensor> encode(const Tensor& x, int64_t bits, int64_t group, std::optional<Tensor> seed) {
+std::tuple<Tensor, Tensor> encode(const Tensor& x, int64_t bits, int64_t group,
+                                  std::optional<Tensor> seed) {
   const Encoding to = prepare_encode(x, bits, group, seed);
   const EncodeTask task{to.x.const_data_ptr(),
                         static_cast<uint8_t*>(to.codes.mutable_data_ptr()),
@@ -33,8 +35,8 @@ Tensor decode(const Tensor& codes, const Tensor& scales, Shape size, Shape strid
               int64_t group, ScalarType dtype) {
   Tensor out = prepare_decode(codes, scales, size, stride, bits, group, dtype);
   const DecodeTask task{static_cast<const uint8_t*>(codes.const_data_ptr()),
-                        static_cast<const uint16_t*>(scales.const_data_ptr()), out.mutable_data_ptr(),
-                        out.numel(), static_cast<int>(group)};
+                        static_cast<const uint16_t*>(scales.const_data_ptr()),
+                        out.mutable_data_ptr(), out.numel(), static_cast<int>(group)};
   const Element type = element(dtype);
   const auto run = [&](int64_t first, int64_t last) {
     kernels().decode(task, type, static_cast<int>(bits), first, last);

@@ -1,7 +1,7 @@
 // The group codec on the CPU: a group's range and its codes in one pass, while it is in L1.
-// Compiled once per instruction set, into namespace FXMEM_ISA; nothing here may be shared by the linker.
-#include <type_traits>
-
+// Compiled once per instruction set, into namespace FXMEM_ISA; nothing here may be shared by the
+// linker.
+#include "../dispatch.h"
 #include "elements.h"
 #include "kernels.h"
 
@@ -10,13 +10,16 @@ namespace {
 
 constexpr int kLargestGroup = 256;
 
-// A byte holds 8 / bits elements, a whole stretch of the group apart: code j sits in byte j % stretch.
+// A byte holds 8 / bits elements, a whole stretch of the group apart: code j sits in byte j %
+// stretch.
 template <int kBits>
-constexpr int stretch(int count) { return (count * kBits + 7) / 8; }
+constexpr int stretch(int count) {
+  return (count * kBits + 7) / 8;
+}
 
-// Groups are worked on in batches: their scales are a vector across groups, where one at a time they
-// would be a chain of latencies longer than the work on the elements; and what one loop stores, the
-// next reads back in another width only after the stores have left for L1.
+// Groups are worked on in batches: their scales are a vector across groups, where one at a time
+// they would be a chain of latencies longer than the work on the elements; and what one loop
+// stores, the next reads back in another width only after the stores have left for L1.
 constexpr int kBatch = 16;
 
 struct Batch {
@@ -84,7 +87,8 @@ FXMEM_INLINE void encode_batch(const EncodeTask& task, int64_t g, int groups, ui
   const T* x = static_cast<const T*>(task.x) + g * kGroup;
   uint8_t* codes = task.codes + g * kGroup * kBits / 8;
   Batch batch = {};
-  for (int i = 0; i < groups; ++i) find_range(x + i * kGroup, kGroup, batch.low + i, batch.high + i);
+  for (int i = 0; i < groups; ++i)
+    find_range(x + i * kGroup, kGroup, batch.low + i, batch.high + i);
   find_scales<kBits, kStochastic>(batch);
   put_scales<kBits>(batch, groups, task.scales + g * (kBits == 8 ? 1 : 2));
   alignas(64) float buffer[std::is_same_v<T, float> ? 1 : kBatch * kGroup];
@@ -92,8 +96,8 @@ FXMEM_INLINE void encode_batch(const EncodeTask& task, int64_t g, int groups, ui
   for (int i = 0; i < groups; ++i) {
     const int64_t at = (g + i) * kGroup;
     const Key key = kStochastic ? make_key(seed, at) : Key{};
-    encode_group<kBits, kStochastic>(values + i * kGroup, kGroup, batch.inverse[i], batch.offset[i], key, at,
-                                     codes + i * kGroup * kBits / 8);
+    encode_group<kBits, kStochastic>(values + i * kGroup, kGroup, batch.inverse[i], batch.offset[i],
+                                     key, at, codes + i * kGroup * kBits / 8);
   }
 }
 
@@ -120,13 +124,16 @@ void encode_groups(const EncodeTask& task, int64_t first, int64_t last) {
   const uint64_t seed = kStochastic ? static_cast<uint64_t>(*task.seed) : 0;
   const int64_t whole = last * kGroup > task.n ? last - 1 : last;
   int64_t g = first;
-  for (; g + kBatch <= whole; g += kBatch) encode_batch<T, kBits, kStochastic, kGroup>(task, g, kBatch, seed);
-  if (g < whole) encode_batch<T, kBits, kStochastic, kGroup>(task, g, static_cast<int>(whole - g), seed);
+  for (; g + kBatch <= whole; g += kBatch)
+    encode_batch<T, kBits, kStochastic, kGroup>(task, g, kBatch, seed);
+  if (g < whole)
+    encode_batch<T, kBits, kStochastic, kGroup>(task, g, static_cast<int>(whole - g), seed);
   if (whole < last) encode_rest<T, kBits, kStochastic, kGroup>(task, whole, seed);
 }
 
 template <int kBits>
-FXMEM_INLINE void decode_group(const uint8_t* codes, int count, float step, float zero, float* out) {
+FXMEM_INLINE void decode_group(const uint8_t* codes, int count, float step, float zero,
+                               float* out) {
   const int length = stretch<kBits>(count);
   for (int part = 0; part < 8 / kBits; ++part) {
     const int begin = part * length;
@@ -143,7 +150,8 @@ FXMEM_INLINE void decode_group(const uint8_t* codes, int count, float step, floa
 template <typename T, int kBits, int kGroup, int kGroups>
 FXMEM_INLINE void decode_batch(const DecodeTask& task, int64_t g) {
   const int64_t at = g * kGroup;
-  const int count = kGroups == 1 && task.n - at < kGroup ? static_cast<int>(task.n - at) : kGroups * kGroup;
+  const int count =
+      kGroups == 1 && task.n - at < kGroup ? static_cast<int>(task.n - at) : kGroups * kGroup;
   const uint16_t* scales = task.scales + g * (kBits == 8 ? 1 : 2);
   alignas(64) float buffer[std::is_same_v<T, float> ? 1 : kGroups * kGroup];
   float* values = buffer;
@@ -160,7 +168,8 @@ FXMEM_INLINE void decode_batch(const DecodeTask& task, int64_t g) {
   if (limited) {
     for (int i = 0; i < count; ++i) values[i] = limit(values[i], kLargest<T>);
   }
-  if constexpr (!std::is_same_v<T, float>) store_block(buffer, count, static_cast<T*>(task.out) + at);
+  if constexpr (!std::is_same_v<T, float>)
+    store_block(buffer, count, static_cast<T*>(task.out) + at);
 }
 
 template <typename T, int kBits, int kGroup>
@@ -171,32 +180,15 @@ void decode_groups(const DecodeTask& task, int64_t first, int64_t last) {
   for (; g < last; ++g) decode_batch<T, kBits, kGroup, 1>(task, g);
 }
 
-// One call with the run-time choices made compile-time ones.
-template <typename Call>
-void with_group(int group, const Call& call) {
-  switch (group) {
-    case 32: return call(std::integral_constant<int, 32>{});
-    case 64: return call(std::integral_constant<int, 64>{});
-    case 128: return call(std::integral_constant<int, 128>{});
-    default: return call(std::integral_constant<int, 256>{});
-  }
-}
-
-template <typename Call>
-void with_bits(int bits, const Call& call) {
-  switch (bits) {
-    case 8: return call(std::integral_constant<int, 8>{});
-    case 4: return call(std::integral_constant<int, 4>{});
-    default: return call(std::integral_constant<int, 2>{});
-  }
-}
-
 template <typename Call>
 void with_element(Element element, const Call& call) {
   switch (element) {
-    case kFloat32: return call(float{});
-    case kBFloat16: return call(BFloat16{});
-    default: return call(Float16{});
+    case kFloat32:
+      return call(float{});
+    case kBFloat16:
+      return call(BFloat16{});
+    default:
+      return call(Float16{});
   }
 }
 
@@ -206,8 +198,8 @@ namespace FXMEM_ISA {
 
 void encode(const EncodeTask& task, Element element, int bits, int64_t first, int64_t last) {
   with_element(element, [&](auto x) {
-    with_bits(bits, [&](auto k) {
-      with_group(task.group, [&](auto group) {
+    with_constant<8, 4, 2>(bits, [&](auto k) {
+      with_constant<32, 64, 128, 256>(task.group, [&](auto group) {
         if (task.seed == nullptr) {
           encode_groups<decltype(x), k.value, false, group.value>(task, first, last);
         } else {
@@ -220,8 +212,8 @@ void encode(const EncodeTask& task, Element element, int bits, int64_t first, in
 
 void decode(const DecodeTask& task, Element element, int bits, int64_t first, int64_t last) {
   with_element(element, [&](auto x) {
-    with_bits(bits, [&](auto k) {
-      with_group(task.group, [&](auto group) {
+    with_constant<8, 4, 2>(bits, [&](auto k) {
+      with_constant<32, 64, 128, 256>(task.group, [&](auto group) {
         decode_groups<decltype(x), k.value, group.value>(task, first, last);
       });
     });

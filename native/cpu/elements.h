@@ -26,7 +26,9 @@ constexpr float kLargest<Float16> = 65504.0F;
 
 FXMEM_INLINE float to_float(float value) { return value; }
 
-FXMEM_INLINE float to_float(BFloat16 value) { return bits_as<float>(static_cast<uint32_t>(value.bits) << 16); }
+FXMEM_INLINE float to_float(BFloat16 value) {
+  return bits_as<float>(static_cast<uint32_t>(value.bits) << 16);
+}
 
 // Exponents are moved by a multiplication, which makes subnormal halves right as well.
 FXMEM_INLINE float to_float(Float16 value) {
@@ -83,11 +85,13 @@ FXMEM_INLINE const float* floats(const Float16* x, int count, float* buffer) {
   int i = 0;
 #if defined(__AVX512F__)
   for (; i + 16 <= count; i += 16) {
-    _mm512_storeu_ps(buffer + i, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i))));
+    _mm512_storeu_ps(buffer + i,
+                     _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + i))));
   }
 #elif defined(__F16C__)
   for (; i + 8 <= count; i += 8) {
-    _mm256_storeu_ps(buffer + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
+    _mm256_storeu_ps(buffer + i,
+                     _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + i))));
   }
 #endif
   for (; i < count; ++i) buffer[i] = to_float(x[i]);

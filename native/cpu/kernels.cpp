@@ -5,13 +5,13 @@
 
 namespace fxmem {
 
-#define FXMEM_DECLARE(isa)                                                  \
-  namespace isa {                                                           \
-  void encode(const EncodeTask&, Element, int bits, int64_t, int64_t);      \
-  void decode(const DecodeTask&, Element, int bits, int64_t, int64_t);      \
-  void pack(const MaskTask&, int bits, int64_t, int64_t);                   \
-  void unpack(const MaskTask&, int bits, int64_t, int64_t);                 \
-  static const Kernels table{encode, decode, pack, unpack};                 \
+#define FXMEM_DECLARE(isa)                                             \
+  namespace isa {                                                      \
+  void encode(const EncodeTask&, Element, int bits, int64_t, int64_t); \
+  void decode(const DecodeTask&, Element, int bits, int64_t, int64_t); \
+  void pack(const MaskTask&, int bits, int64_t, int64_t);              \
+  void unpack(const MaskTask&, int bits, int64_t, int64_t);            \
+  static const Kernels table{encode, decode, pack, unpack};            \
   }
 
 FXMEM_DECLARE(baseline)
@@ -24,12 +24,14 @@ FXMEM_DECLARE(avx512)
 static const Kernels& choose() {
 #ifdef __x86_64__
   const char* asked = std::getenv("FXMEM_ISA");
-  const auto wanted = [&](const char* isa) { return asked == nullptr || std::strcmp(asked, isa) == 0; };
+  const auto wanted = [&](const char* isa) {
+    return asked == nullptr || std::strcmp(asked, isa) == 0;
+  };
   __builtin_cpu_init();
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") &&
-                    __builtin_cpu_supports("fma");
+                        __builtin_cpu_supports("fma");
   if (has_avx512 && wanted("avx512")) return avx512::table;
   if (has_avx2 && wanted("avx2")) return avx2::table;
 #endif

@@ -1,7 +1,6 @@
 // Bit streams on the CPU. Compiled once per instruction set, into namespace FXMEM_ISA.
-#include <type_traits>
-
 #include "../bits.h"
+#include "../dispatch.h"
 #include "kernels.h"
 
 namespace fxmem {
@@ -37,30 +36,18 @@ void unpack_units(const MaskTask& task, int64_t first, int64_t last) {
   if (whole < last) unpack_unit<kBits>(task, whole, static_cast<int>(task.n - whole * 8));
 }
 
-template <typename Call>
-void with_bits(int bits, const Call& call) {
-  switch (bits) {
-    case 1: return call(std::integral_constant<int, 1>{});
-    case 2: return call(std::integral_constant<int, 2>{});
-    case 3: return call(std::integral_constant<int, 3>{});
-    case 4: return call(std::integral_constant<int, 4>{});
-    case 5: return call(std::integral_constant<int, 5>{});
-    case 6: return call(std::integral_constant<int, 6>{});
-    case 7: return call(std::integral_constant<int, 7>{});
-    default: return call(std::integral_constant<int, 8>{});
-  }
-}
-
 }  // namespace
 
 namespace FXMEM_ISA {
 
 void pack(const MaskTask& task, int bits, int64_t first, int64_t last) {
-  with_bits(bits, [&](auto k) { pack_units<k.value>(task, first, last); });
+  with_constant<1, 2, 3, 4, 5, 6, 7, 8>(bits,
+                                        [&](auto k) { pack_units<k.value>(task, first, last); });
 }
 
 void unpack(const MaskTask& task, int bits, int64_t first, int64_t last) {
-  with_bits(bits, [&](auto k) { unpack_units<k.value>(task, first, last); });
+  with_constant<1, 2, 3, 4, 5, 6, 7, 8>(bits,
+                                        [&](auto k) { unpack_units<k.value>(task, first, last); });
 }
 
 }  // namespace FXMEM_ISA

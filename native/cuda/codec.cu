@@ -1,8 +1,7 @@
 // The group codec on CUDA: a few lanes of a warp hold a group in registers, reduce its range with
 // shuffles and write its codes; memory is read once, in 16-byte pieces.
-#include <type_traits>
-
 #include "../codec.h"
+#include "../dispatch.h"
 #include "elements.cuh"
 #include "launch.h"
 
@@ -10,8 +9,9 @@ namespace {
 
 using namespace fxmem;
 
-// A lane holds kParts vectors of a group, `length` elements apart. Below 8 bits those are the elements
-// that share bytes (element j and j + length in byte j); for 8 bits two halves, to use fewer lanes.
+// A lane holds kParts vectors of a group, `length` elements apart. Below 8 bits those are the
+// elements that share bytes (element j and j + length in byte j); for 8 bits two halves, to use
+// fewer lanes.
 template <int kBits>
 constexpr int kParts = kBits == 2 ? 4 : 2;
 
@@ -57,7 +57,8 @@ __device__ void put_scale(const Scale& scale, int64_t g, uint16_t* scales) {
   if constexpr (kBits == 8) {
     scales[g] = upper(scale.step);
   } else {
-    *reinterpret_cast<ushort2*>(scales + 2 * g) = make_ushort2(upper(scale.step), upper(scale.zero));
+    *reinterpret_cast<ushort2*>(scales + 2 * g) =
+        make_ushort2(upper(scale.step), upper(scale.zero));
   }
 }
 
@@ -100,8 +101,8 @@ __global__ void encode_kernel(const T* x, uint8_t* codes, uint16_t* scales, int6
       for (int v = 0; v < kWidth; ++v) {
         const uint32_t index = static_cast<uint32_t>(at.first) + part * at.length + at.offset + v;
         const float chance = kStochastic ? uniform(key, index) : 0.0F;
-        const int code = encode_value<kBits, kStochastic>(to_float(loaded[part].at[v]), scale.inverse,
-                                                          scale.offset, chance);
+        const int code = encode_value<kBits, kStochastic>(to_float(loaded[part].at[v]),
+                                                          scale.inverse, scale.offset, chance);
         if constexpr (kBits == 8) {
           bytes.at[v] = static_cast<uint8_t>(code);
         } else if (v < there) {
@@ -109,18 +110,20 @@ __global__ void encode_kernel(const T* x, uint8_t* codes, uint16_t* scales, int6
         }
       }
       if constexpr (kBits == 8) {
-        store<kWidth>(bytes, codes + at.first + part * at.length + at.offset, there, at.count == group);
+        store<kWidth>(bytes, codes + at.first + part * at.length + at.offset, there,
+                      at.count == group);
       }
     }
     if constexpr (kBits != 8) {
-      store<kWidth>(bytes, codes + at.first * kBits / 8 + at.offset, at.length - at.offset, at.count == group);
+      store<kWidth>(bytes, codes + at.first * kBits / 8 + at.offset, at.length - at.offset,
+                    at.count == group);
     }
   }
 }
 
 template <typename T, int kBits>
-__global__ void decode_kernel(const uint8_t* codes, const uint16_t* scales, T* out, int64_t n, int group,
-                              int lanes, bool aligned) {
+__global__ void decode_kernel(const uint8_t* codes, const uint16_t* scales, T* out, int64_t n,
+                              int group, int lanes, bool aligned) {
   constexpr int kWidth = kVector<T>;
   const int64_t groups = (n + group - 1) / group;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads / lanes;
@@ -128,7 +131,9 @@ __global__ void decode_kernel(const uint8_t* codes, const uint16_t* scales, T* o
   const int64_t start = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / lanes;
   for (int64_t g = start; g < groups; g += stride) {
     const Place at = place_of<kBits>(g, group, n, lane, kWidth);
-    const auto lower = [&](int64_t i) { return bits_as<float>(static_cast<uint32_t>(scales[i]) << 16); };
+    const auto lower = [&](int64_t i) {
+      return bits_as<float>(static_cast<uint32_t>(scales[i]) << 16);
+    };
     const float step = kBits == 8 ? lower(g) : lower(2 * g);
     const float zero = kBits == 8 ? 0.0F : lower(2 * g + (kBits == 8 ? 0 : 1));
     const bool whole = aligned && at.count == group;
@@ -156,9 +161,7 @@ __global__ void decode_kernel(const uint8_t* codes, const uint16_t* scales, T* o
 template <typename Call>
 void with_kind(ScalarType dtype, int64_t bits, const Call& call) {
   const auto with_bits = [&](auto x) {
-    if (bits == 8) return call(x, std::integral_constant<int, 8>{});
-    if (bits == 4) return call(x, std::integral_constant<int, 4>{});
-    return call(x, std::integral_constant<int, 2>{});
+    with_constant<8, 4, 2>(static_cast<int>(bits), [&](auto k) { call(x, k); });
   };
   if (dtype == ScalarType::Float) return with_bits(float{});
   if (dtype == ScalarType::BFloat16) return with_bits(__nv_bfloat16{});
@@ -170,7 +173,8 @@ int lanes_of(int64_t group) {
   return static_cast<int>(group) / (kVector<T> * kParts<kBits>);
 }
 
-std::tuple<Tensor, Tensor> encode(const Tensor& x, int64_t bits, int64_t group, std::optional<Tensor> seed) {
+std::tuple<Tensor, Tensor> encode(const Tensor& x, int64_t bits, int64_t group,
+                                  std::optional<Tensor> seed) {
   const Encoding to = prepare_encode(x, bits, group, seed);
   const int64_t n = x.numel();
   auto* codes = static_cast<uint8_t*>(to.codes.mutable_data_ptr());
@@ -181,8 +185,8 @@ std::tuple<Tensor, Tensor> encode(const Tensor& x, int64_t bits, int64_t group, 
     const int lanes = lanes_of<T, k.value>(group);
     const auto* from = static_cast<const T*>(to.x.const_data_ptr());
     const auto kernel = seed ? &encode_kernel<T, k.value, true> : &encode_kernel<T, k.value, false>;
-    launch(x, ceil_div(n, group) * lanes, kernel, from, codes, scales, n, static_cast<int>(group), lanes,
-           seed_at, is_aligned(from));
+    launch(x, ceil_div(n, group) * lanes, kernel, from, codes, scales, n, static_cast<int>(group),
+           lanes, seed_at, is_aligned(from));
   });
   return {to.codes, to.scales};
 }
@@ -197,7 +201,8 @@ Tensor decode(const Tensor& codes, const Tensor& scales, Shape size, Shape strid
     using T = decltype(type);
     const int lanes = lanes_of<T, k.value>(group);
     launch(out, ceil_div(n, group) * lanes, &decode_kernel<T, k.value>, from, scale,
-           static_cast<T*>(out.mutable_data_ptr()), n, static_cast<int>(group), lanes, is_aligned(from));
+           static_cast<T*>(out.mutable_data_ptr()), n, static_cast<int>(group), lanes,
+           is_aligned(from));
   });
   return out;
 }

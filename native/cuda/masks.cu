@@ -1,7 +1,6 @@
 // Bit streams on CUDA: a thread packs or unpacks eight elements, k whole bytes.
-#include <type_traits>
-
 #include "../bits.h"
+#include "../dispatch.h"
 #include "../masks.h"
 #include "elements.cuh"
 #include "launch.h"
@@ -18,7 +17,8 @@ __device__ inline uint64_t load_word(const uint8_t* from, int count, bool aligne
 template <int kBits>
 __global__ void pack_kernel(const uint8_t* x, uint8_t* packed, int64_t n, bool aligned) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t u = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; u * 8 < n; u += stride) {
+  for (int64_t u = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; u * 8 < n;
+       u += stride) {
     const int count = static_cast<int>(n - u * 8 < 8 ? n - u * 8 : 8);
     const uint64_t stream = squeeze<kBits>(load_word(x + u * 8, count, aligned));
     const int bytes = (count * kBits + 7) / 8;
@@ -32,7 +32,8 @@ __global__ void pack_kernel(const uint8_t* x, uint8_t* packed, int64_t n, bool a
 template <int kBits>
 __global__ void unpack_kernel(const uint8_t* packed, uint8_t* out, int64_t n) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t u = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; u * 8 < n; u += stride) {
+  for (int64_t u = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; u * 8 < n;
+       u += stride) {
     const int count = static_cast<int>(n - u * 8 < 8 ? n - u * 8 : 8);
     const int bytes = (count * kBits + 7) / 8;
     uint64_t stream = 0;
@@ -44,26 +45,13 @@ __global__ void unpack_kernel(const uint8_t* packed, uint8_t* out, int64_t n) {
   }
 }
 
-template <typename Call>
-void with_bits(int64_t bits, const Call& call) {
-  switch (bits) {
-    case 1: return call(std::integral_constant<int, 1>{});
-    case 2: return call(std::integral_constant<int, 2>{});
-    case 3: return call(std::integral_constant<int, 3>{});
-    case 4: return call(std::integral_constant<int, 4>{});
-    case 5: return call(std::integral_constant<int, 5>{});
-    case 6: return call(std::integral_constant<int, 6>{});
-    case 7: return call(std::integral_constant<int, 7>{});
-    default: return call(std::integral_constant<int, 8>{});
-  }
-}
-
 Tensor pack(const Tensor& x, int64_t bits) {
   const Packing to = prepare_pack(x, bits);
   const auto* from = static_cast<const uint8_t*>(to.x.const_data_ptr());
   auto* packed = static_cast<uint8_t*>(to.packed.mutable_data_ptr());
-  with_bits(bits, [&](auto k) {
-    launch(x, ceil_div(x.numel(), 8), &pack_kernel<k.value>, from, packed, x.numel(), is_aligned(from));
+  with_constant<1, 2, 3, 4, 5, 6, 7, 8>(static_cast<int>(bits), [&](auto k) {
+    launch(x, ceil_div(x.numel(), 8), &pack_kernel<k.value>, from, packed, x.numel(),
+           is_aligned(from));
   });
   return to.packed;
 }
@@ -72,7 +60,7 @@ Tensor unpack(const Tensor& packed, Shape size, Shape stride, int64_t bits, Scal
   Tensor out = prepare_unpack(packed, size, stride, bits, dtype);
   const auto* from = static_cast<const uint8_t*>(packed.const_data_ptr());
   auto* to = static_cast<uint8_t*>(out.mutable_data_ptr());
-  with_bits(bits, [&](auto k) {
+  with_constant<1, 2, 3, 4, 5, 6, 7, 8>(static_cast<int>(bits), [&](auto k) {
     launch(out, ceil_div(out.numel(), 8), &unpack_kernel<k.value>, from, to, out.numel());
   });
   return out;

@@ -35,10 +35,12 @@ class Entry:
     config: str
     options: dict
     batch: Callable[..., Batch]
+    dropout: tuple[str, ...] = ()
 
-    def build(self, **options) -> nn.Module:
+    def build(self, *, dropout: float = 0.0, **options) -> nn.Module:
         """Build the model in training mode; `options` override the configuration."""
-        config = getattr(transformers, self.config)(**{**self.options, **options})
+        rates = dict.fromkeys(self.dropout, dropout)
+        config = getattr(transformers, self.config)(**{**self.options, **rates, **options})
         return getattr(transformers, self.model)(config).train()
 
 
@@ -49,7 +51,6 @@ _DECODER = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "attention_dropout": 0.1,
     "use_cache": False,
 }
 _ENCODER = {
@@ -71,15 +72,28 @@ ZOO = {
             "n_head": 4,
             "n_positions": 2 * LENGTH,
             "use_cache": False,
+            # Beyond the vocabulary by default; and a name that is found without a warning.
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "loss_type": "ForCausalLM",
         },
         tokens,
+        ("resid_pdrop", "embd_pdrop", "attn_pdrop"),
     ),
     "bert": Entry(
-        "BertForMaskedLM", "BertConfig", {"vocab_size": VOCABULARY, **_ENCODER}, tokens
+        "BertForMaskedLM",
+        "BertConfig",
+        {"vocab_size": VOCABULARY, **_ENCODER},
+        tokens,
+        ("hidden_dropout_prob", "attention_probs_dropout_prob"),
     ),
-    "llama": Entry("LlamaForCausalLM", "LlamaConfig", _DECODER, tokens),
+    "llama": Entry("LlamaForCausalLM", "LlamaConfig", _DECODER, tokens, ("attention_dropout",)),
     "mistral": Entry(
-        "MistralForCausalLM", "MistralConfig", {**_DECODER, "sliding_window": 16}, tokens
+        "MistralForCausalLM",
+        "MistralConfig",
+        {**_DECODER, "sliding_window": 16},
+        tokens,
+        ("attention_dropout",),
     ),
     "mixtral": Entry(
         "MixtralForCausalLM",
@@ -91,6 +105,7 @@ ZOO = {
             "output_router_logits": True,
         },
         tokens,
+        ("attention_dropout",),
     ),
     "t5": Entry(
         "T5ForConditionalGeneration",
@@ -106,6 +121,7 @@ ZOO = {
             "decoder_start_token_id": 0,
         },
         tokens,
+        ("dropout_rate",),
     ),
     "vit": Entry(
         "ViTForImageClassification",
@@ -115,9 +131,9 @@ ZOO = {
             "image_size": 32,
             "patch_size": 8,
             "num_labels": 3,
-            "hidden_dropout_prob": 0.1,
         },
         pictures,
+        ("hidden_dropout_prob", "attention_probs_dropout_prob"),
     ),
     "convnext": Entry(
         "ConvNextForImageClassification",

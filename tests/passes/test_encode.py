@@ -25,7 +25,9 @@ class TestGraphs(TestCase):
     def test_one_storage(self):
         g = partitioned(hidden, leaf(8, 64), leaf(64, 64), policy=EIGHT)
         # encode follows mm, its producer; mm itself is no longer returned.
-        self.assertExpectedInline(g.forward.text, """\
+        self.assertExpectedInline(
+            g.forward.text,
+            """\
 primals_1: float32[8, 64]
 primals_2: float32[64, 64]
 mm: float32[8, 64] = aten.mm.default(primals_1, primals_2)
@@ -36,9 +38,12 @@ mm_scales: bfloat16[8] = getitem(encode_default, 1)
 sin: float32[8, 64] = aten.sin.default(mm)
 permute: float32[64, 8] = aten.permute.default(primals_1, [1, 0])
 permute_1: float32[64, 64] = aten.permute.default(primals_2, [1, 0])
-return [sin, mm_codes, mm_scales, permute, permute_1]""")
+return [sin, mm_codes, mm_scales, permute, permute_1]""",
+        )
         # decode comes right before cos, the first use, with the strides of mm.
-        self.assertExpectedInline(g.backward.text, """\
+        self.assertExpectedInline(
+            g.backward.text,
+            """\
 mm_codes: int8[512]
 mm_scales: bfloat16[8]
 permute: float32[64, 8]
@@ -49,7 +54,8 @@ cos: float32[8, 64] = aten.cos.default(decode_default)
 mul: float32[8, 64] = aten.mul.Tensor(tangents_1, cos)
 mm_1: float32[64, 64] = aten.mm.default(permute, mul)
 mm_2: float32[8, 64] = aten.mm.default(mul, permute_1)
-return [mm_2, mm_1]""")
+return [mm_2, mm_1]""",
+        )
 
     def test_two_views_one_code(self):
         def two_views(x, w):
@@ -58,7 +64,9 @@ return [mm_2, mm_1]""")
 
         g = partitioned(two_views, leaf(8, 64), leaf(64, 64), policy=EIGHT)
         # One encode; the backward decodes once and replays the view.
-        self.assertExpectedInline(g.forward.text, """\
+        self.assertExpectedInline(
+            g.forward.text,
+            """\
 primals_1: float32[8, 64]
 primals_2: float32[64, 64]
 mm: float32[8, 64] = aten.mm.default(primals_1, primals_2)
@@ -72,8 +80,11 @@ permute: float32[64, 8] = aten.permute.default(mm, [1, 0])
 mm_1: float32[64, 64] = aten.mm.default(permute, mm)
 permute_5: float32[64, 8] = aten.permute.default(primals_1, [1, 0])
 permute_6: float32[64, 64] = aten.permute.default(primals_2, [1, 0])
-return [sin, mm_1, mm_codes, mm_scales, permute_5, permute_6]""")
-        self.assertExpectedInline(g.backward.text, """\
+return [sin, mm_1, mm_codes, mm_scales, permute_5, permute_6]""",
+        )
+        self.assertExpectedInline(
+            g.backward.text,
+            """\
 mm_codes: int8[512]
 mm_scales: bfloat16[8]
 permute_5: float32[64, 8]
@@ -94,7 +105,8 @@ view_1: float32[8, 64] = aten.view.default(mul, [8, 64])
 add_1: float32[8, 64] = aten.add.Tensor(add, view_1)
 mm_4: float32[64, 64] = aten.mm.default(permute_5, add_1)
 mm_5: float32[8, 64] = aten.mm.default(add_1, permute_6)
-return [mm_5, mm_4]""")
+return [mm_5, mm_4]""",
+        )
 
     def test_only_parts_are_needed(self):
         def part(x, w):
@@ -103,7 +115,9 @@ return [mm_5, mm_4]""")
 
         g = partitioned(part, leaf(8, 64), leaf(64, 192), policy=EIGHT)
         # Of mm only its first third is encoded, gaps closed: 512 of 1536 elements.
-        self.assertExpectedInline(g.forward.text, """\
+        self.assertExpectedInline(
+            g.forward.text,
+            """\
 primals_1: float32[8, 64]
 primals_2: float32[64, 192]
 mm: float32[8, 192] = aten.mm.default(primals_1, primals_2)
@@ -121,13 +135,16 @@ cos_codes: int8[512] = getitem(encode_default, 0)
 cos_scales: bfloat16[8] = getitem(encode_default, 1)
 permute: float32[64, 8] = aten.permute.default(primals_1, [1, 0])
 permute_1: float32[192, 64] = aten.permute.default(primals_2, [1, 0])
-return [add_1, cos_codes, cos_scales, permute, permute_1]""")
+return [add_1, cos_codes, cos_scales, permute, permute_1]""",
+        )
 
     def test_stochastic(self):
         policy = {**EIGHT, "rounding": "stochastic"}
         g = partitioned(hidden, leaf(8, 64), leaf(64, 64), policy=policy)
         # encode takes a seed drawn in the forward; the backward draws nothing.
-        self.assertExpectedInline(g.forward.text, """\
+        self.assertExpectedInline(
+            g.forward.text,
+            """\
 primals_1: float32[8, 64]
 primals_2: float32[64, 64]
 mm: float32[8, 64] = aten.mm.default(primals_1, primals_2)
@@ -139,7 +156,8 @@ mm_scales: bfloat16[8] = getitem(encode_default, 1)
 sin: float32[8, 64] = aten.sin.default(mm)
 permute: float32[64, 8] = aten.permute.default(primals_1, [1, 0])
 permute_1: float32[64, 64] = aten.permute.default(primals_2, [1, 0])
-return [sin, mm_codes, mm_scales, permute, permute_1]""")
+return [sin, mm_codes, mm_scales, permute, permute_1]""",
+        )
         assert g.backward.ops["prims.inductor_seeds"] == 0
 
 
