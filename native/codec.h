@@ -14,7 +14,7 @@ struct Encoding {
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline void check_codec(const char* op, int64_t bits, int64_t group) {
-  check(bits == 8 || bits == 4 || bits == 2, "fxmem::", op, ": bits must be 8, 4 or 2; got ", bits);
+  check(bits >= 2 && bits <= 8, "fxmem::", op, ": bits must be 2 to 8; got ", bits);
   check(group == 32 || group == 64 || group == 128 || group == 256, "fxmem::", op,
         ": group must be 32, 64, 128 or 256; got ", group);
 }

@@ -9,7 +9,7 @@ from fxmem import ops
 
 SIZES = (0, 1, 7, 31, 32, 33, 63, 64, 65, 1000, 4097)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-BITS = (8, 4, 2)
+BITS = (8, 7, 6, 5, 4, 3, 2)
 GROUPS = (32, 64, 128, 256)
 SEEDS = (None, -0x123456789ABCDEF)
 

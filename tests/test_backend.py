@@ -148,7 +148,8 @@ def test_log(tmp_path):
     program.write_text(
         "import torch\n"
         "from fxmem.backend import fxmem\n"
-        "f = torch.compile(lambda x: (x @ x).sin(), backend=fxmem, options={'inner': 'aot_eager'})\n"
+        "options = {'inner': 'aot_eager'}\n"
+        "f = torch.compile(lambda x: (x @ x).sin(), backend=fxmem, options=options)\n"
         "f(torch.ones(128, 128, requires_grad=True)).sum().backward()\n"
     )
     for setting, expected in (("+fxmem", True), ("fxmem", False)):

@@ -17,7 +17,7 @@ codes, scales = ops.encode(x, 4, 64)
 mask = torch.zeros(9, dtype=torch.bool)
 
 REFUSED = {
-    "encode-bits": ("encode", (x, 3, 64), "bits must be 8, 4 or 2; got 3"),
+    "encode-bits": ("encode", (x, 9, 64), "bits must be 2 to 8; got 9"),
     "encode-group": ("encode", (x, 8, 48), "group must be 32, 64, 128 or 256; got 48"),
     "encode-float64": (
         "encode",
@@ -76,8 +76,8 @@ def test_refused_in_a_sentence(case, kernel):
 
 
 def test_tracing_refuses_as_running_does():
-    with pytest.raises(RuntimeError, match="fxmem::encode: bits must be 8, 4 or 2; got 5"):
-        torch.ops.fxmem.encode(x.to("meta"), 5, 64)
+    with pytest.raises(RuntimeError, match="fxmem::encode: bits must be 2 to 8; got 9"):
+        torch.ops.fxmem.encode(x.to("meta"), 9, 64)
 
 
 def test_backward_raises_a_sentence():
@@ -100,7 +100,7 @@ def test_autocast_changes_nothing():
 
 @pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 4097])
 def test_bytes_are_as_announced(n):
-    for bits in (8, 4, 2):
+    for bits in (8, 5, 4, 3, 2):
         kept = ops.encode(torch.randn(n), bits, 128)
         assert sum(t.nbytes for t in kept) == ops.encoded_bytes(n, bits, 128)
     for bits in range(1, 9):
@@ -159,7 +159,7 @@ def targets(function, *args, **options):
 
 def test_decomposition_is_plain_aten_and_copies_nothing():
     value = torch.randn(6, 5, 64).transpose(0, 1)
-    for bits in (8, 4, 2):
+    for bits in (8, 5, 4, 3, 2):
         seen = targets(partial(decomposition.encode, bits=bits, group=64), value)
         assert all(name.startswith("aten.") for name in seen)
         assert not seen & {"aten.cat.default", "aten.clone.default"}

@@ -56,7 +56,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a smaller model, few steps")
     parser.add_argument("--steps", type=int, help=f"of training (default: {Task.steps})")
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast")
-    parser.add_argument("--out", type=Path, default=Path("fxmem-demo"), help="folder for PNG and JSON")
+    parser.add_argument(
+        "--out", type=Path, default=Path("fxmem-demo"), help="folder for PNG and JSON"
+    )
     args = parser.parse_args(arguments)
     if args.steps is not None and args.steps < 1:
         parser.error(f"--steps must be at least 1, got {args.steps}")

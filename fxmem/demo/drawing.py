@@ -40,7 +40,9 @@ def _draw_losses(axes, trained: Mapping[str, Trained]) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel("training loss, nats a byte (running mean)")
     axes.grid(axis="y", alpha=0.25)
-    legend = axes.legend(frameon=False, loc="upper right", title="(loss on held-out text)", fontsize=9)
+    legend = axes.legend(
+        frameon=False, loc="upper right", title="(loss on held-out text)", fontsize=9
+    )
     legend.get_title().set_fontsize(9)
 
 

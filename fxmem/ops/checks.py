@@ -9,7 +9,7 @@ import torch
 
 from . import layout
 
-BITS = (8, 4, 2)
+BITS = (8, 7, 6, 5, 4, 3, 2)
 GROUPS = (32, 64, 128, 256)
 FLOATING = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -22,7 +22,7 @@ def require(condition: bool, op: str, argument: str, wanted: str, got: object) -
 
 def codec(op: str, bits: int, group: int) -> None:
     """Refuse what the group codec cannot do."""
-    require(bits in BITS, op, "bits", "8, 4 or 2", bits)
+    require(bits in BITS, op, "bits", "2 to 8", bits)
     require(group in GROUPS, op, "group", "32, 64, 128 or 256", group)
 
 

@@ -1,4 +1,4 @@
-"""The group codec: a floating tensor in 8, 4 or 2 bits an element, and a scale for each group.
+"""The group codec: a floating tensor in 2 to 8 bits an element, and a scale for each group.
 
 A group is 32, 64, 128 or 256 consecutive elements in memory order; the last may be short. 8 bits
 are symmetric, x ~ code * step; below, x ~ zero + code * step. step and zero are bf16. In a group
@@ -41,9 +41,9 @@ def encode(
     Returns codes, int8 [n] for 8 bits and uint8 [ceil(bits * n / 8)] below, and bf16 scales, the
     step [groups] or the pairs (step, zero) [groups, 2]. With `seed`, an int64 tensor of one element
     on x's device, rounding is stochastic and the expectation of what decodes is x, up to
-    floating-point rounding. `error_bound` says how far one element can be off. Below 8 bits, byte j
-    of a group of m elements holds its elements j, j + h, ..., lowest bits first, where
-    h = ceil(m * bits / 8). Raises RuntimeError for other bits, groups, dtypes and devices.
+    floating-point rounding. `error_bound` says how far one element can be off. With 4 or 2
+    bits, byte j of a group of m elements holds its elements j, j + h, ..., lowest bits first, where
+    h = ceil(m * bits / 8); with 3, 5, 6 or 7 a group is a stream as of `pack`. Raises RuntimeError for other bits, groups, dtypes and devices.
     """
     return _encode(x, bits, group, seed)
 

@@ -54,15 +54,16 @@ def uniform(seed: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return _shift(h ^ _shift(h, 16), 8).to(torch.float32) * 2.0**-24
 
 
-def _declines(group: int, n: int) -> bool:
-    return layout.known_int(n % group) != 0 or layout.known_int(n) == 0
+def _declines(bits: int, group: int, n: int) -> bool:
+    whole = layout.known_int(n % group) == 0 and layout.known_int(n) != 0
+    return reference.is_stream(bits) or not whole
 
 
 def encode(x, bits, group, seed=None):
     """fxmem::encode."""
     checks.encode(x, bits, group, seed)
     n = x.numel()
-    if _declines(group, n):
+    if _declines(bits, group, n):
         return NotImplemented
     parts, length = 8 // bits, group * bits // 8
     planes = layout.flatten(x).view(n // group, parts, length).to(torch.float32).unbind(1)
@@ -96,7 +97,7 @@ def encode(x, bits, group, seed=None):
 def decode(codes, scales, size, stride, bits, group, dtype):
     """fxmem::decode."""
     n = layout.count(size)
-    if _declines(group, n):
+    if _declines(bits, group, n):
         return NotImplemented
     length = group * bits // 8
     if bits == 8:

@@ -72,18 +72,26 @@ def uniform(seed: int, first: int, count: int) -> torch.Tensor:
     return (h >> 8).float() * 2.0**-24
 
 
+def is_stream(bits: int) -> bool:
+    """Whether codes of this width do not fit a byte evenly, and so are kept as a bit stream."""
+    return 8 % bits != 0
+
+
 def _encode_groups(v, bits, chance):
     step, zero = group_scale(v.amin(1), v.amax(1), bits, chance is not None)
     codes = encode_values(v, step[:, None], zero[:, None], bits, chance)
     codes = codes.nan_to_num(0.0)
     if bits == 8:
         return codes.to(torch.int8).flatten(), step.to(torch.bfloat16)
+    scales = torch.stack([step, zero], 1).to(torch.bfloat16)
+    if is_stream(bits):
+        return pack(codes.to(torch.uint8), bits), scales
     parts = 8 // bits
     length = -(-v.size(1) // parts)
     codes = torch.nn.functional.pad(codes, (0, parts * length - v.size(1)))
     planes = codes.to(torch.uint8).view(-1, parts, length)
     packed = sum(planes[:, part] << (bits * part) for part in range(parts))
-    return packed.to(torch.uint8).flatten(), torch.stack([step, zero], 1).to(torch.bfloat16)
+    return packed.to(torch.uint8).flatten(), scales
 
 
 def encode(x, bits, group, seed=None):
@@ -111,6 +119,10 @@ def _decode_groups(codes, scales, bits, count, largest):
     step, zero = (scales, None) if bits == 8 else scales.unbind(1)
     if bits == 8:
         value = codes.float() * step[:, None]
+    elif is_stream(bits):
+        size = (codes.size(0), count)
+        code = unpack(codes.flatten(), size, layout.contiguous_stride(size), bits, torch.uint8)
+        value = zero[:, None] + code.float() * step[:, None]
     else:
         mask = 2**bits - 1
         planes = [codes >> (bits * part) & mask for part in range(8 // bits)]

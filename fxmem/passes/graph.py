@@ -153,11 +153,14 @@ def emit(graph: fx.Graph, target: Callable, *args: Any, like: fx.Node | None = N
 
 
 def copied(module: fx.GraphModule) -> fx.GraphModule:
-    """Return a deep copy of a graph: a partitioner uses its argument up."""
+    """Return a copy of a graph, for a partitioner uses its argument up; constants are shared.
+
+    A deep copy of the module would copy its constants, which fails where fake tensors are made.
+    """
     with warnings.catch_warnings():
         # torch's own copy of its output's structure warns about itself.
         warnings.simplefilter("ignore", FutureWarning)
-        return copy.deepcopy(module)
+        return fx.GraphModule(module, copy.deepcopy(module.graph))
 
 
 def stable_text(graph: fx.Graph) -> str:

@@ -1,6 +1,7 @@
 // The group codec on the CPU: a group's range and its codes in one pass, while it is in L1.
 // Compiled once per instruction set, into namespace FXMEM_ISA; nothing here may be shared by the
 // linker.
+#include "../bits.h"
 #include "../dispatch.h"
 #include "elements.h"
 #include "kernels.h"
@@ -9,12 +10,22 @@ namespace fxmem {
 namespace {
 
 constexpr int kLargestGroup = 256;
+constexpr int kSlack = 8;  // a short group is completed to whole bytes
 
-// A byte holds 8 / bits elements, a whole stretch of the group apart: code j sits in byte j %
-// stretch.
+// Where a byte holds whole codes, 8 / bits of them, they lie a whole stretch of the group apart: code
+// j sits in byte j % stretch. Other widths are a plain bit stream, eight codes in `bits` bytes.
+template <int kBits>
+constexpr bool kIsStream = 8 % kBits != 0;
+
 template <int kBits>
 constexpr int stretch(int count) {
   return (count * kBits + 7) / 8;
+}
+
+// How many elements are worked on so that the last byte is whole.
+template <int kBits>
+constexpr int padded(int count) {
+  return kIsStream<kBits> ? (count + 7) / 8 * 8 : stretch<kBits>(count) * (8 / kBits);
 }
 
 // Groups are worked on in batches: their scales are a vector across groups, where one at a time
@@ -65,16 +76,56 @@ FXMEM_INLINE void put_scales(const Batch& batch, int count, uint16_t* out) {
   }
 }
 
+template <int kBits>
+FXMEM_INLINE void put_stream(const int32_t* code, int count, uint8_t* codes) {
+  alignas(64) uint8_t bytes[kLargestGroup];
+  for (int i = 0; i < padded<kBits>(count); ++i) bytes[i] = static_cast<uint8_t>(code[i]);
+  const int whole = count / 8;
+  for (int u = 0; u < whole; ++u) {
+    uint64_t unit;
+    memcpy(&unit, bytes + u * 8, 8);
+    unit = squeeze<kBits>(unit);
+    memcpy(codes + u * kBits, &unit, kBits);
+  }
+  if (count % 8 != 0) {
+    uint64_t unit = 0;
+    memcpy(&unit, bytes + whole * 8, count % 8);
+    unit = squeeze<kBits>(unit);
+    memcpy(codes + whole * kBits, &unit, stretch<kBits>(count % 8));
+  }
+}
+
+template <int kBits>
+FXMEM_INLINE void take_stream(const uint8_t* codes, int count, uint8_t* bytes) {
+  const int whole = count / 8;
+  for (int u = 0; u < whole; ++u) {
+    uint64_t unit = 0;
+    memcpy(&unit, codes + u * kBits, kBits);
+    unit = spread<kBits>(unit);
+    memcpy(bytes + u * 8, &unit, 8);
+  }
+  if (count % 8 != 0) {
+    uint64_t unit = 0;
+    memcpy(&unit, codes + whole * kBits, stretch<kBits>(count % 8));
+    unit = spread<kBits>(unit);
+    memcpy(bytes + whole * 8, &unit, 8);
+  }
+}
+
 // x holds whole bytes' worth of elements.
 template <int kBits, bool kStochastic>
 FXMEM_INLINE void encode_group(const float* x, int count, float inverse, float offset, Key key,
                                int64_t first, uint8_t* codes) {
-  const int length = stretch<kBits>(count);
-  alignas(64) int32_t code[kLargestGroup + 4];
-  for (int i = 0; i < length * (8 / kBits); ++i) {
+  alignas(64) int32_t code[kLargestGroup + kSlack];
+  for (int i = 0; i < padded<kBits>(count); ++i) {
     const float chance = kStochastic ? uniform(key, static_cast<uint32_t>(first) + i) : 0.0F;
     code[i] = encode_value<kBits, kStochastic>(x[i], inverse, offset, chance);
   }
+  if constexpr (kIsStream<kBits>) {
+    put_stream<kBits>(code, count, codes);
+    return;
+  }
+  const int length = stretch<kBits>(count);
   for (int j = 0; j < length; ++j) {
     int32_t byte = code[j];
     for (int part = 1; part < 8 / kBits; ++part) byte |= code[j + part * length] << (part * kBits);
@@ -111,9 +162,9 @@ void encode_rest(const EncodeTask& task, int64_t g, uint64_t seed) {
   find_range(x, count, batch.low, batch.high);
   find_scales<kBits, kStochastic>(batch);
   put_scales<kBits>(batch, 1, task.scales + g * (kBits == 8 ? 1 : 2));
-  alignas(64) float buffer[kGroup + 4];
+  alignas(64) float buffer[kGroup + kSlack];
   for (int i = 0; i < count; ++i) buffer[i] = to_float(x[i]);
-  for (int i = count; i < count + 4; ++i) buffer[i] = batch.zero[0];
+  for (int i = count; i < count + kSlack; ++i) buffer[i] = batch.zero[0];
   const Key key = kStochastic ? make_key(seed, at) : Key{};
   encode_group<kBits, kStochastic>(buffer, count, batch.inverse[0], batch.offset[0], key, at,
                                    task.codes + at * kBits / 8);
@@ -134,6 +185,12 @@ void encode_groups(const EncodeTask& task, int64_t first, int64_t last) {
 template <int kBits>
 FXMEM_INLINE void decode_group(const uint8_t* codes, int count, float step, float zero,
                                float* out) {
+  if constexpr (kIsStream<kBits>) {
+    alignas(64) uint8_t bytes[kLargestGroup];
+    take_stream<kBits>(codes, count, bytes);
+    for (int i = 0; i < count; ++i) out[i] = decode_value<kBits>(bytes[i], step, zero);
+    return;
+  }
   const int length = stretch<kBits>(count);
   for (int part = 0; part < 8 / kBits; ++part) {
     const int begin = part * length;
@@ -198,7 +255,7 @@ namespace FXMEM_ISA {
 
 void encode(const EncodeTask& task, Element element, int bits, int64_t first, int64_t last) {
   with_element(element, [&](auto x) {
-    with_constant<8, 4, 2>(bits, [&](auto k) {
+    with_constant<8, 7, 6, 5, 4, 3, 2>(bits, [&](auto k) {
       with_constant<32, 64, 128, 256>(task.group, [&](auto group) {
         if (task.seed == nullptr) {
           encode_groups<decltype(x), k.value, false, group.value>(task, first, last);
@@ -212,7 +269,7 @@ void encode(const EncodeTask& task, Element element, int bits, int64_t first, in
 
 void decode(const DecodeTask& task, Element element, int bits, int64_t first, int64_t last) {
   with_element(element, [&](auto x) {
-    with_constant<8, 4, 2>(bits, [&](auto k) {
+    with_constant<8, 7, 6, 5, 4, 3, 2>(bits, [&](auto k) {
       with_constant<32, 64, 128, 256>(task.group, [&](auto group) {
         decode_groups<decltype(x), k.value, group.value>(task, first, last);
       });

@@ -17,7 +17,7 @@ from fxmem.passes.pair.sensitivity import is_amplified, is_attended
 from fxmem.policy import BITS, GROUPS, Policy
 
 EVEN_GROUP = 64
-ALL_WIDTHS = False
+ALL_WIDTHS = True
 
 
 @dataclass(frozen=True)

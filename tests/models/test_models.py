@@ -1,0 +1,92 @@
+"""Every preset trains the models of the zoo."""
+
+import pytest
+import torch
+from passes.tools import TestBackend
+
+import fxmem
+
+from .training import (
+    BOUNDS,
+    Compiler,
+    Gradients,
+    compiler,
+    eager,
+    gradients,
+    options,
+    relative_error,
+    run,
+)
+from .zoo import ZOO
+
+# One of each kind: attention, encoder and decoder, mixture of experts, batch norm.
+COMPILED = ("gpt2", "mixtral", "t5", "resnet")
+STEPS, RATE = 4, 0.05
+
+
+def one_step(name: str, **config):
+    """Return the scenario: one forward and backward of this model."""
+
+    def scenario(compile: Compiler) -> Gradients:
+        model, batch = ZOO[name].build(**config), ZOO[name].batch()
+        torch.manual_seed(1)
+        compile(model)(**batch).loss.backward()
+        return gradients(model)
+
+    return scenario
+
+
+def descend(name: str, compile: Compiler) -> list[float]:
+    """Return the losses of a few steps of SGD on one batch."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model, batch = ZOO[name].build(), ZOO[name].batch()
+    optimizer, step, losses = torch.optim.SGD(model.parameters(), RATE), compile(model), []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = step(**batch).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_exact_with_dropout(name):
+    """The graphs as they were traced, run by eager's own kernels: the same masks, the same bits."""
+    step = one_step(name, dropout=0.1)
+    assert relative_error(run(step, compiler("exact")), run(step, eager)) <= 1e-6
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_presets_on_inductors_graphs(name):
+    """Without dropout, whose masks Inductor draws in its own way: what the cut and the codes do."""
+    step = one_step(name)
+    truth = run(step, eager)
+    kept = {}
+    for preset, bound in BOUNDS.items():
+        backend = TestBackend(options(preset))
+        found = run(step, lambda f, backend=backend: torch.compile(f, backend=backend))
+        assert relative_error(found, truth) <= bound, preset
+        kept[preset] = sum(plan.after for plan in backend.plans)
+    assert kept["exact"] <= backend.inductor
+    assert kept["balanced"] <= 0.5 * kept["exact"]
+    assert kept["compact"] <= 0.75 * kept["balanced"]
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_compact_learns(name):
+    """Four bits lower the loss nearly as far as exact gradients do."""
+    plain = descend(name, eager)
+    coded = descend(name, compiler("compact"))
+    assert fxmem.last_report().guarantee == "bounded"
+    assert plain[0] - coded[-1] >= 0.8 * (plain[0] - plain[-1]) > 0
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_exact_as_inductor_with_dropout(name):
+    """The same graph draws the same masks from the same seed, kept or recomputed."""
+    step = one_step(name, dropout=0.1)
+    truth = run(step, torch.compile)
+    found = run(step, compiler("exact", inner="inductor"))
+    assert relative_error(found, truth) <= BOUNDS["exact"]
