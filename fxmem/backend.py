@@ -39,10 +39,13 @@ def fxmem(
 
         patches = {**inductor_options, "custom_partitioner_fn": partitioner}
         return compile_fx(gm, example_inputs, config_patches=patches)
-    from functorch.compile import nop
+    from functorch.compile import make_boxed_func, nop
     from torch._dynamo.backends.common import aot_autograd
 
-    compiler = nop if inner == "aot_eager" else inner
+    def boxed(half: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        return make_boxed_func(inner(half, inputs))
+
+    compiler = nop if inner == "aot_eager" else boxed
     return aot_autograd(fw_compiler=compiler, partition_fn=partitioner)(gm, example_inputs)
 
 
@@ -66,6 +69,8 @@ def _inductor_options(
     import torch
     from torch._inductor import config
 
+    if "custom_partitioner_fn" in options:
+        raise PolicyError("custom_partitioner_fn: fxmem is the partitioner; use another backend")
     known = config.get_config_copy()
     for key in options:
         if key.replace("-", "_") not in known:

@@ -1,4 +1,4 @@
-"""Whatever differs between torch 2.11 and later, and the private names of torch that fxmem stands on."""
+"""What differs between torch 2.11 and later, and the private names of torch used all over."""
 
 from __future__ import annotations
 

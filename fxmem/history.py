@@ -21,9 +21,12 @@ def last_report(graphs: int = 1) -> Report:
         graphs: how many; a model with n graph breaks compiles n + 1 of them.
 
     Raises:
+        ValueError: if `graphs` is less than 1.
         LookupError: if nothing was compiled in this process (a compiled graph that came from
             torch's cache on disk was not: `fxmem.explain` reports on a model in any case).
     """
+    if graphs < 1:
+        raise ValueError(f"graphs must be at least 1, got {graphs}")
     if not _plans:
         raise LookupError(
             "no graph was compiled with backend='fxmem' in this process "

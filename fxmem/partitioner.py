@@ -16,11 +16,11 @@ from fxmem import history, ops
 from fxmem.passes import rule
 from fxmem.passes.joint.cut import cut
 from fxmem.passes.joint.overwritten import keep_overwritten
-from fxmem.passes.joint.seeds import recompute_random
-from fxmem.passes.pair import RULES
+from fxmem.passes.joint.seeds import keep_seeds, recompute_random
 from fxmem.passes.pair.discrete import hoist_discrete
 from fxmem.passes.pair.expand import expand
 from fxmem.passes.pair.graphs import Pair
+from fxmem.passes.registry import RULES
 from fxmem.plan import Plan, Report
 from fxmem.policy import Policy
 
@@ -52,6 +52,7 @@ class Partitioner(CustomPartitionerFn):
     ) -> tuple[Pair, Plan]:
         """Return the pair with fxmem's ops visible in it, and what was decided."""
         keep_overwritten(gm)
+        keep_seeds(gm)
         if self.policy.allows("seeds"):
             recompute_random(gm)
         (forward, backward), notes = cut(gm, joint_inputs, self.policy, **kwargs)

@@ -101,7 +101,7 @@ class Report:
     Attributes:
         plans: one :class:`Plan` for each compiled graph (a graph break makes two).
         baselines: bytes kept by others on the same model, by name ("eager", "inductor").
-        graphs: (forward, backward) GraphModules, one pair a plan; empty where only the plan is held.
+        graphs: (forward, backward) GraphModules, one pair a plan; empty where only plans are held.
     """
 
     plans: tuple[Plan, ...]
@@ -164,10 +164,11 @@ class Report:
             f"<th style='text-align:left'>{h}</th>"
             for h in ("module", "op", "shape", "dtype", "what was done", "KiB", "guarantee")
         )
-        totals = "<br>".join(html.escape(line) for line in self._totals())
+        notes = [f"note: {note}" for plan in self.plans for note in plan.notes]
+        below = html.escape("\n".join([*self._totals(), *notes]))
         return (
             f"<table style='font-size:90%'><tr>{head}</tr>{rows}</table>"
-            f"<pre style='margin:0'>{totals.replace('<br>', chr(10))}</pre>"
+            f"<pre style='margin:0'>{below}</pre>"
         )
 
 
@@ -200,7 +201,7 @@ def _kib(nbytes: int) -> str:
 def _html_row(entry: Site | Refusal, top: int) -> str:
     before, after = entry.residual.nbytes, entry.nbytes
     bars = "".join(
-        f"<div style='height:5px;width:{max(1, round(160 * size / top))}px;background:{color}'></div>"
+        f"<div style='height:5px;width:{1 + 160 * size // top}px;background:{color}'></div>"
         for size, color in ((before, "#c9ced6"), (after, "#2f7ed8"))
     )
     residual = entry.residual

@@ -86,13 +86,16 @@ class Policy:
                 raise PolicyError(f"rules[{name!r}] must be True or False, got {value!r}")
 
     def _check_conflicts(self) -> None:
-        if self.preset != "exact":
+        if self.lossy:
             return
+        exact = self.preset == "exact"
+        why = "preset 'exact'" if exact else "rules={'encode': False}"
+        hint = "; use preset 'balanced' or 'compact'" if exact else ""
         for name, default in (("bits", None), ("group", None), ("rounding", "nearest")):
-            if getattr(self, name) != default:
+            value = getattr(self, name)
+            if value != default:
                 raise PolicyError(
-                    f"preset 'exact' keeps residuals unencoded, so {name}={getattr(self, name)!r} "
-                    "conflicts with it; use preset 'balanced' or 'compact'"
+                    f"{why} keeps residuals unencoded, so {name}={value!r} conflicts with it{hint}"
                 )
 
     @property

@@ -42,8 +42,8 @@ def run(script, **environment):
 
 
 def test_schemas_agree():
-    source = (ROOT / "native" / "schema.cpp").read_text().replace('"\n        "', "")
-    native = re.findall(r'm\.def\("(\w+)(.*?)"\);', source)
+    source = re.sub(r'"\s*"', "", (ROOT / "native" / "schema.cpp").read_text())
+    native = re.findall(r'm\.def\(\s*"(\w+)(.*?)"\);', source)
     assert dict(native) == library.SCHEMAS
 
 

@@ -1,1 +1,1 @@
-"""Passes on FX graphs: on the joint graph (what crosses the cut?) and on the pair (how is it kept?)."""
+"""Passes on FX graphs: what crosses the cut (joint), and how it is kept (pair)."""

@@ -141,7 +141,7 @@ def emit(graph: fx.Graph, target: Callable, *args: Any, like: fx.Node | None = N
     """
     node = graph.call_function(target, args)
     values = fx.map_arg(args, lambda n: n.meta["val"])
-    fake_mode = detect_fake_mode([v for v in torch.utils._pytree.tree_leaves(values)])
+    fake_mode = detect_fake_mode(torch.utils._pytree.tree_leaves(values))
     if target is operator.getitem or fake_mode is None:
         node.meta["val"] = target(*values)
     else:

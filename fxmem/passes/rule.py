@@ -56,9 +56,9 @@ def plan(pair: Pair, policy: Policy, rules: Sequence[Rule]) -> tuple[Plan, list[
         record = describe(storage.owner, storage.views[0].name)
         entries[storage] = Refusal(record, "", "no rule keeps it in less")
     for rule in rules:
-        if not policy.allows(rule.name):
-            continue
         for storage, answer in zip(free, rule.match(pair, free, policy), strict=True):
+            if isinstance(answer, Match) and not policy.allows(rule.name):
+                answer = Refusal(answer.site.residual, rule.name, f"rules forbid {rule.name!r}")
             if isinstance(answer, Match):
                 decisions.append((rule, storage, answer))
             if answer is not None:

@@ -1,32 +1,13 @@
 // The group codec on the CPU: a group's range and its codes in one pass, while it is in L1.
 // Compiled once per instruction set, into namespace FXMEM_ISA; nothing here may be shared by the
 // linker.
-#include "../bits.h"
 #include "../dispatch.h"
 #include "elements.h"
 #include "kernels.h"
+#include "layout.h"
 
 namespace fxmem {
 namespace {
-
-constexpr int kLargestGroup = 256;
-constexpr int kSlack = 8;  // a short group is completed to whole bytes
-
-// Where a byte holds whole codes, 8 / bits of them, they lie a whole stretch of the group apart: code
-// j sits in byte j % stretch. Other widths are a plain bit stream, eight codes in `bits` bytes.
-template <int kBits>
-constexpr bool kIsStream = 8 % kBits != 0;
-
-template <int kBits>
-constexpr int stretch(int count) {
-  return (count * kBits + 7) / 8;
-}
-
-// How many elements are worked on so that the last byte is whole.
-template <int kBits>
-constexpr int padded(int count) {
-  return kIsStream<kBits> ? (count + 7) / 8 * 8 : stretch<kBits>(count) * (8 / kBits);
-}
 
 // Groups are worked on in batches: their scales are a vector across groups, where one at a time
 // they would be a chain of latencies longer than the work on the elements; and what one loop
@@ -73,42 +54,6 @@ FXMEM_INLINE void put_scales(const Batch& batch, int count, uint16_t* out) {
       out[2 * i] = step;
       out[2 * i + 1] = zero;
     }
-  }
-}
-
-template <int kBits>
-FXMEM_INLINE void put_stream(const int32_t* code, int count, uint8_t* codes) {
-  alignas(64) uint8_t bytes[kLargestGroup];
-  for (int i = 0; i < padded<kBits>(count); ++i) bytes[i] = static_cast<uint8_t>(code[i]);
-  const int whole = count / 8;
-  for (int u = 0; u < whole; ++u) {
-    uint64_t unit;
-    memcpy(&unit, bytes + u * 8, 8);
-    unit = squeeze<kBits>(unit);
-    memcpy(codes + u * kBits, &unit, kBits);
-  }
-  if (count % 8 != 0) {
-    uint64_t unit = 0;
-    memcpy(&unit, bytes + whole * 8, count % 8);
-    unit = squeeze<kBits>(unit);
-    memcpy(codes + whole * kBits, &unit, stretch<kBits>(count % 8));
-  }
-}
-
-template <int kBits>
-FXMEM_INLINE void take_stream(const uint8_t* codes, int count, uint8_t* bytes) {
-  const int whole = count / 8;
-  for (int u = 0; u < whole; ++u) {
-    uint64_t unit = 0;
-    memcpy(&unit, codes + u * kBits, kBits);
-    unit = spread<kBits>(unit);
-    memcpy(bytes + u * 8, &unit, 8);
-  }
-  if (count % 8 != 0) {
-    uint64_t unit = 0;
-    memcpy(&unit, codes + whole * kBits, stretch<kBits>(count % 8));
-    unit = spread<kBits>(unit);
-    memcpy(bytes + whole * 8, &unit, 8);
   }
 }
 

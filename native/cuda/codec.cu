@@ -1,9 +1,7 @@
 // The group codec on CUDA: a few lanes of a warp hold a group in registers, reduce its range with
 // shuffles and write its codes; memory is read once, in 16-byte pieces.
-#include "../codec.h"
 #include "../dispatch.h"
-#include "elements.cuh"
-#include "launch.h"
+#include "codec.cuh"
 
 namespace {
 
@@ -35,31 +33,6 @@ __device__ inline int present(const Place& at, int part) {
   const int in_part = at.length - at.offset;
   const int in_group = at.count - part * at.length - at.offset;
   return in_part < in_group ? in_part : in_group;
-}
-
-// ordered() of the smallest and the largest element.
-struct Range {
-  int32_t lowest = 0x7FFFFFFF;
-  int32_t highest = static_cast<int32_t>(0x80000000);
-};
-
-__device__ inline Range reduce(Range range, int lanes) {
-  for (int step = lanes / 2; step > 0; step /= 2) {
-    range.lowest = min(range.lowest, __shfl_xor_sync(0xFFFFFFFFU, range.lowest, step));
-    range.highest = max(range.highest, __shfl_xor_sync(0xFFFFFFFFU, range.highest, step));
-  }
-  return range;
-}
-
-template <int kBits>
-__device__ void put_scale(const Scale& scale, int64_t g, uint16_t* scales) {
-  const auto upper = [](float v) { return static_cast<uint16_t>(bits_as<uint32_t>(v) >> 16); };
-  if constexpr (kBits == 8) {
-    scales[g] = upper(scale.step);
-  } else {
-    *reinterpret_cast<ushort2*>(scales + 2 * g) =
-        make_ushort2(upper(scale.step), upper(scale.zero));
-  }
 }
 
 template <typename T, int kBits, bool kStochastic>
@@ -131,11 +104,7 @@ __global__ void decode_kernel(const uint8_t* codes, const uint16_t* scales, T* o
   const int64_t start = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / lanes;
   for (int64_t g = start; g < groups; g += stride) {
     const Place at = place_of<kBits>(g, group, n, lane, kWidth);
-    const auto lower = [&](int64_t i) {
-      return bits_as<float>(static_cast<uint32_t>(scales[i]) << 16);
-    };
-    const float step = kBits == 8 ? lower(g) : lower(2 * g);
-    const float zero = kBits == 8 ? 0.0F : lower(2 * g + (kBits == 8 ? 0 : 1));
+    const Scale scale = take_scale<kBits>(scales, g);
     const bool whole = aligned && at.count == group;
     Block<uint8_t, kWidth> bytes;
     if constexpr (kBits != 8) {
@@ -151,7 +120,8 @@ __global__ void decode_kernel(const uint8_t* codes, const uint16_t* scales, T* o
       for (int v = 0; v < kWidth; ++v) {
         const int code = kBits == 8 ? static_cast<int8_t>(bytes.at[v])
                                     : (bytes.at[v] >> (part * kBits)) & ((1 << kBits) - 1);
-        values.at[v] = from_float<T>(limit(decode_value<kBits>(code, step, zero), kLargest<T>));
+        values.at[v] =
+            from_float<T>(limit(decode_value<kBits>(code, scale.step, scale.zero), kLargest<T>));
       }
       store<kWidth>(values, out + element, there, whole);
     }
@@ -160,12 +130,9 @@ __global__ void decode_kernel(const uint8_t* codes, const uint16_t* scales, T* o
 
 template <typename Call>
 void with_kind(ScalarType dtype, int64_t bits, const Call& call) {
-  const auto with_bits = [&](auto x) {
+  with_float(dtype, [&](auto x) {
     with_constant<8, 4, 2>(static_cast<int>(bits), [&](auto k) { call(x, k); });
-  };
-  if (dtype == ScalarType::Float) return with_bits(float{});
-  if (dtype == ScalarType::BFloat16) return with_bits(__nv_bfloat16{});
-  return with_bits(__half{});
+  });
 }
 
 template <typename T, int kBits>
@@ -180,6 +147,10 @@ std::tuple<Tensor, Tensor> encode(const Tensor& x, int64_t bits, int64_t group,
   auto* codes = static_cast<uint8_t*>(to.codes.mutable_data_ptr());
   auto* scales = static_cast<uint16_t*>(to.scales.mutable_data_ptr());
   const auto* seed_at = seed ? static_cast<const int64_t*>(seed->const_data_ptr()) : nullptr;
+  if (8 % bits != 0) {
+    encode_stream(to, bits, group, seed_at);
+    return {to.codes, to.scales};
+  }
   with_kind(x.scalar_type(), bits, [&](auto type, auto k) {
     using T = decltype(type);
     const int lanes = lanes_of<T, k.value>(group);
@@ -194,6 +165,10 @@ std::tuple<Tensor, Tensor> encode(const Tensor& x, int64_t bits, int64_t group,
 Tensor decode(const Tensor& codes, const Tensor& scales, Shape size, Shape stride, int64_t bits,
               int64_t group, ScalarType dtype) {
   Tensor out = prepare_decode(codes, scales, size, stride, bits, group, dtype);
+  if (8 % bits != 0) {
+    decode_stream(codes, scales, out, bits, group);
+    return out;
+  }
   const int64_t n = out.numel();
   const auto* from = static_cast<const uint8_t*>(codes.const_data_ptr());
   const auto* scale = static_cast<const uint16_t*>(scales.const_data_ptr());

@@ -1,1 +1,1 @@
-"""Models that people train, in small: every preset trains them, whatever torch feature is in the way."""
+"""Models that people train, in small: every preset trains them, whatever feature is in the way."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxmem.explain import _Observer
+from fxmem.observer import Observer
 from fxmem.passes.graph import op_name, stable_text
 from fxmem.plan import Plan
 from fxmem.policy import Policy
@@ -74,7 +74,7 @@ class Graph:
         return [refusal.why for refusal in self.plan.refusals]
 
 
-class TestBackend(_Observer):
+class TestBackend(Observer):
     """What `fxmem.explain` compiles with: the real partitioner, then the graphs as they are."""
 
     __test__ = False

@@ -1,4 +1,4 @@
-"""Random masks are recomputed from their seeds: a dropout mask costs eight bytes, not one an element.
+"""Random masks are recomputed from their seeds: eight bytes each instead of one an element.
 
 Inductor's joint passes have by then given every random op an explicit seed, so that recomputing it
 yields the same bits. Only the random op and the comparison that makes the mask are marked: what
@@ -26,6 +26,14 @@ def recompute_random(joint: fx.GraphModule) -> None:
             for user in node.users:
                 if tensor(user) is not None and tensor(user).dtype == torch.bool:
                     _prefer_recompute(user)
+
+
+def keep_seeds(joint: fx.GraphModule) -> None:
+    """Forbid recompute of the seeds themselves: drawn again, they would be others."""
+    drawn = {getattr(prims, name).default for name in ("inductor_seed", "inductor_seeds")}
+    for node in joint.graph.nodes:
+        if node.target in drawn:
+            node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
 
 
 def _prefer_recompute(node: fx.Node) -> None:

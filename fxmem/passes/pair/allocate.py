@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fxmem import ops
-from fxmem.passes.graph import numel
+from fxmem.passes.graph import from_tangents
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.passes.pair.sensitivity import is_amplified, is_attended
 from fxmem.policy import BITS, GROUPS, Policy
 
 EVEN_GROUP = 64
-ALL_WIDTHS = True
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def allocate(
     """
     even = Width(policy.width, policy.group or EVEN_GROUP)
     widths = dict.fromkeys(residuals, even)
-    if policy.bits is not None or policy.group is not None or not ALL_WIDTHS:
+    if policy.bits is not None or policy.group is not None:
         return widths
     thin = Width(max(even.bits - 1, min(BITS)), max(GROUPS))
     widths.update({storage: thin for storage in residuals if is_attended(pair, storage)})
@@ -65,6 +64,7 @@ def _wishes(
     short = Width(even.bits, min(GROUPS))
     deep = Width(even.bits + 1, even.group) if even.bits < max(BITS) else short
     others = [storage for storage in residuals if widths[storage] == even]
-    amplified = [storage for storage in others if is_amplified(pair, storage)]
+    tainted = from_tangents(pair.backward.graph)
+    amplified = [storage for storage in others if is_amplified(pair, storage, tainted)]
     rest = [storage for storage in others if storage not in amplified]
     return [(storage, deep) for storage in amplified] + [(storage, short) for storage in rest]

@@ -12,8 +12,9 @@ import operator
 import torch
 from torch import fx
 
-from fxmem.passes.graph import ancestors, from_tangents, numel, op_name, tensor
-from fxmem.passes.pair.eligible import why_exact
+from fxmem import ops
+from fxmem.passes.graph import ancestors, from_tangents, nbytes, op_name, tensor
+from fxmem.passes.pair.eligible import why_exact, why_shared
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.policy import Policy
 
@@ -31,7 +32,7 @@ def hoist_discrete(pair: Pair, policy: Policy) -> list[str]:
     for node in _discrete_nodes(pair):
         sources = [n for n in ancestors([node], floats.__contains__) if n in floats]
         lossy = policy.lossy and any(why_exact(pair, floats[n], policy) is None for n in sources)
-        if sources and (lossy or _frees(pair, node, floats)):
+        if sources and (lossy or _frees(pair, node, floats, policy)):
             notes.append(f"{node.name}: evaluated in the forward and kept, not recomputed")
             node.replace_all_uses_with(pair.keep(_in_forward(pair, node)))
     if notes:
@@ -70,17 +71,20 @@ def _is_float(node: fx.Node) -> bool:
     return tensor(node) is not None and tensor(node).dtype.is_floating_point
 
 
-def _frees(pair: Pair, node: fx.Node, floats: dict[fx.Node, Storage]) -> bool:
+def _frees(pair: Pair, node: fx.Node, floats: dict[fx.Node, Storage], policy: Policy) -> bool:
     """Whether the result costs less than the storages that nothing else in the backward reads."""
     cone = set(ancestors([node], floats.__contains__))
     storages = {floats[n] for n in cone if n in floats}
     freed = 0
     for storage in storages:
+        if why_shared(pair, storage.owner) is not None:
+            continue
         taken = [pair.taken(view.name) for view in storage.views]
         if all(set(placeholder.users) <= cone for placeholder in taken):
             freed += storage.nbytes
-    bits = 1 if tensor(node).dtype == torch.bool else 8 * tensor(node).itemsize
-    return freed > (numel(node) or 0) * bits / 8
+    packs = policy.allows("masks") and nbytes(node) >= policy.min_bytes
+    is_mask = tensor(node).dtype == torch.bool
+    return freed > (ops.packed_bytes(nbytes(node), 1) if is_mask and packs else nbytes(node))
 
 
 def _in_forward(pair: Pair, node: fx.Node) -> fx.Node:

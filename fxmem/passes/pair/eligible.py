@@ -7,7 +7,7 @@ import operator
 import torch
 from torch import fx
 
-from fxmem.passes.graph import ancestors, nbytes, numel, op_name, owner, tensor
+from fxmem.passes.graph import nbytes, numel, op_name, owner, tensor
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.policy import Policy
 
@@ -29,6 +29,7 @@ def why_exact(pair: Pair, storage: Storage, policy: Policy) -> str | None:
     return (
         why_shared(pair, node)
         or _why_by_value(storage, policy)
+        or (None if pair.knows_sizes(storage) else "a size of it is not known in the backward")
         or _why_by_origin(pair, node)
         or _why_by_role(node)
     )
@@ -39,14 +40,14 @@ def why_shared(pair: Pair, node: fx.Node) -> str | None:
     if any(isinstance(out, fx.Node) and owner(out) is node for out in pair.outputs):
         return "the caller holds it too: it is an output of the graph"
     if is_region_output(node):
-        return "it leaves a nested compiled region, which encodes its own residuals"
+        if "invoke_subgraph" in op_name(node):
+            return "it leaves a nested compiled region, which encodes its own residuals"
+        return "a higher-order operator makes it, and its outputs may share memory"
     return None
 
 
 def _why_by_origin(pair: Pair, node: fx.Node) -> str | None:
-    placeholders = [n for n in ancestors([node], lambda n: False) if n.op == "placeholder"]
-    inputs = [n for n in placeholders if tensor(n) is not None]
-    if all(n.name in pair.static for n in inputs):
+    if node not in pair.activations:
         return "no activation: parameters, constants or random numbers alone make it"
     return None
 

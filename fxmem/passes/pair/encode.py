@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from fxmem import ops
 from fxmem.passes.graph import describe, emit, numel, tensor
 from fxmem.passes.pair.allocate import Width, allocate
 from fxmem.passes.pair.eligible import why_exact
@@ -71,8 +70,8 @@ def _refuse(pair: Pair, storage: Storage, policy: Policy) -> str | None:
     if not policy.lossy:
         return f"preset {policy.preset!r} keeps it exactly"
     why = why_exact(pair, storage, policy)
-    if why is None and not is_dense(tensor(storage.owner)):
-        return "it has gaps in memory"
+    if why is None and _parts(storage)[0][0] is storage.owner:
+        return None if is_dense(tensor(storage.owner)) else "it has gaps in memory"
     return why
 
 

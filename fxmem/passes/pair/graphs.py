@@ -9,23 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import sympy
 import torch
 from torch import fx
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from fxmem.compat import saved_descriptors, unchecked
-from fxmem.passes.graph import nbytes, owner, tensor
-
-
-class SizeUnknown(Exception):
-    """A size that the backward graph cannot compute from what it is given."""
+from fxmem.passes.graph import nbytes, owner, tensor, view_chain
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Memory kept for the backward: the forward node that owns it, the views of it that are kept."""
+    """Memory kept for the backward: the forward node that owns it, and its views that are kept."""
 
     owner: fx.Node
     views: tuple[fx.Node, ...]
@@ -33,7 +31,7 @@ class Storage:
     @property
     def nbytes(self) -> int:
         """Bytes of the storage: a view keeps all of it alive."""
-        return max(nbytes(self.owner), *map(nbytes, self.views))
+        return nbytes(self.owner)
 
 
 class Pair:
@@ -63,8 +61,8 @@ class Pair:
     @property
     def saved(self) -> list[fx.Node]:
         """The forward nodes whose tensors are kept, in order."""
-        kept = self._returned()[self.num_outputs :]
-        return [n for n in kept if tensor(n) is not None and n.name in self._placeholders()]
+        kept, taken = self._returned()[self.num_outputs :], self._placeholders()
+        return [n for n in kept if tensor(n) is not None and n.name in taken]
 
     def storages(self) -> list[Storage]:
         """Return what is kept beyond the caller's own inputs, one entry a storage, in order."""
@@ -77,6 +75,29 @@ class Pair:
     def taken(self, name: str) -> fx.Node:
         """Return the backward's placeholder for the kept forward node of that name."""
         return self._placeholders()[name]
+
+    @cached_property
+    def activations(self) -> set[fx.Node]:
+        """What the forward computes from inputs that are neither parameters nor buffers."""
+        found: set[fx.Node] = set()
+        for node in self.forward.graph.nodes:
+            is_input = node.op == "placeholder" and tensor(node) is not None
+            if (is_input and node.name not in self.static) or not found.isdisjoint(
+                node.all_input_nodes
+            ):
+                found.add(node)
+        return found
+
+    def knows_sizes(self, storage: Storage) -> bool:
+        """Whether the backward can compute every size that the storage and its views have."""
+        value = tensor(storage.owner)
+        sizes = [*value.shape, *value.stride()]
+        for view in storage.views:
+            inputs = (n.meta["val"] for step in view_chain(view)[1:] for n in step.all_input_nodes)
+            sizes += [*tensor(view).shape, *tensor(view).stride(), *inputs]
+        bound = _bound(self.backward.graph)
+        exprs = [size.node.expr for size in sizes if isinstance(size, torch.SymInt)]
+        return all(expr in bound or expr.free_symbols <= bound.keys() for expr in exprs)
 
     def swap(self, members: Sequence[fx.Node], values: Sequence[fx.Node]) -> list[fx.Node]:
         """Keep `values` in place of the kept nodes `members`; return the backward's placeholders.
@@ -106,8 +127,9 @@ class Pair:
     def prune(self) -> None:
         """Drop dead nodes on both sides, and kept tensors that the backward no longer reads."""
         self.backward.graph.eliminate_dead_code()
-        unread = {n.name for n in self.saved if not self.taken(n.name).users}
-        placeholders = [self.taken(name) for name in unread]
+        taken = self._placeholders()
+        unread = {n.name for n in self.saved if not taken[n.name].users}
+        placeholders = [taken[name] for name in unread]
         kept = self._returned()[self.num_outputs :]
         self._return([*self.outputs, *(n for n in kept if getattr(n, "name", None) not in unread)])
         for placeholder in placeholders:
@@ -149,17 +171,21 @@ class Pair:
 
 
 def size_arguments(graph: fx.Graph, sizes: Sequence[int | torch.SymInt]) -> list[int | fx.Node]:
-    """Return sizes as arguments for a new node of `graph`: symbolic ones as nodes that compute them.
+    """Return sizes as arguments for a new node of `graph`, symbolic ones as nodes.
 
-    Raises:
-        SizeUnknown: if a symbol is not among the graph's inputs.
+    Every symbol must be among the graph's inputs: see :meth:`Pair.knows_sizes`.
     """
-    bound = {
+    bound = _bound(graph)
+    return [s if isinstance(s, int) else _size_argument(graph, s, bound) for s in sizes]
+
+
+def _bound(graph: fx.Graph) -> dict[sympy.Expr, fx.Node]:
+    """Return the sizes that a graph is given, each with its placeholder."""
+    return {
         node.meta["val"].node.expr: node
         for node in graph.find_nodes(op="placeholder")
         if isinstance(node.meta.get("val"), torch.SymInt)
     }
-    return [s if isinstance(s, int) else _size_argument(graph, s, bound) for s in sizes]
 
 
 def _size_argument(graph: fx.Graph, size: torch.SymInt, bound: dict) -> fx.Node | int:
@@ -168,9 +194,6 @@ def _size_argument(graph: fx.Graph, size: torch.SymInt, bound: dict) -> fx.Node 
         return int(expr)
     if expr in bound:
         return bound[expr]
-    missing = expr.free_symbols - set(bound)
-    if missing:
-        raise SizeUnknown(f"size {expr} is not known in the backward")
     tracer = fx.proxy.GraphAppendingTracer(graph)
     symbols = {s: fx.Proxy(bound[s], tracer) for s in expr.free_symbols}
     before = set(graph.nodes)

@@ -1,4 +1,4 @@
-"""Keeping something else in place of a tensor: encoded where it is born, decoded where first needed."""
+"""Keeping a code in place of a tensor: made where it is born, undone where first needed."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from fxmem.passes.graph import from_tangents, is_view, numel, op_name, tensor
+from fxmem.passes.graph import is_view, numel, op_name, tensor
 from fxmem.passes.pair.graphs import Pair, Storage
 
 LINEAR = {
@@ -20,9 +20,12 @@ PRODUCTS = {f"aten.{op}" for op in ("mm", "bmm", "addmm", "baddbmm", "convolutio
 ATTENTION = ("scaled_dot_product", "flash_attention", "efficient_attention", "flex_attention")
 
 
-def is_amplified(pair: Pair, storage: Storage) -> bool:
-    """Whether the backward recomputes a non-linear function of it, element by element."""
-    tainted = from_tangents(pair.backward.graph)
+def is_amplified(pair: Pair, storage: Storage, tainted: set[fx.Node]) -> bool:
+    """Whether the backward recomputes a non-linear function of it, element by element.
+
+    Args:
+        tainted: the backward's nodes that depend on a gradient.
+    """
     return any(_meets_nonlinear(pair.taken(view.name), tainted) for view in storage.views)
 
 

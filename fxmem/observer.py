@@ -1,0 +1,69 @@
+"""A Dynamo backend that partitions and remembers what came of it, and compiles nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from functorch.compile import nop
+from torch import fx
+from torch._dynamo.backends.common import aot_autograd
+from torch._guards import detect_fake_mode
+from torch._inductor import config
+from torch._inductor.compile_fx import partition_fn
+from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.virtualized import V
+
+from fxmem.compat import min_cut_rematerialization_partition
+from fxmem.partitioner import Partitioner
+from fxmem.passes.graph import copied
+from fxmem.passes.pair.graphs import Pair
+from fxmem.plan import Plan
+from fxmem.policy import Policy
+
+Halves = tuple[fx.GraphModule, fx.GraphModule]
+
+
+class Observer:
+    """Partitions as backend="fxmem" does, with Inductor's joint passes, and runs graphs eagerly.
+
+    Attributes:
+        plans, graphs: the plan and the rewritten halves of each graph seen, in order.
+        inductor: bytes that Inductor's own cut keeps.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.plans: list[Plan] = []
+        self.graphs: list[Halves] = []
+        self.inductor = 0
+
+    def __call__(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        """Compile a Dynamo graph to itself."""
+        compiler = aot_autograd(
+            fw_compiler=nop, decompositions=select_decomp_table, partition_fn=self._partition
+        )
+        return compiler(gm, example_inputs)
+
+    def _partition(self, gm: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any) -> Halves:
+        fake_mode = detect_fake_mode(joint_inputs)
+        patched = config.patch(custom_partitioner_fn=_Observing(self))
+        with V.set_fake_mode(fake_mode), patched:
+            return partition_fn(gm, joint_inputs, **kwargs)
+
+
+class _Observing(Partitioner):
+    """The partitioner, telling an observer."""
+
+    def __init__(self, observer: Observer) -> None:
+        super().__init__(observer.policy)
+        self.observer = observer
+
+    def __call__(self, gm: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any) -> Halves:
+        halves = min_cut_rematerialization_partition(copied(gm), joint_inputs, **kwargs)
+        default = Pair(*halves, kwargs["num_fwd_outputs"])
+        pair, plan = self.partition(gm, joint_inputs, **kwargs)
+        self.observer.inductor += sum(storage.nbytes for storage in default.storages())
+        self.observer.plans.append(plan)
+        self.observer.graphs.append((pair.forward, pair.backward))
+        return pair.forward, pair.backward
