@@ -43,7 +43,8 @@ def fxmem(
     from torch._dynamo.backends.common import aot_autograd
 
     def boxed(half: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        return make_boxed_func(inner(half, inputs))
+        compiled = inner(half, inputs)
+        return compiled if getattr(compiled, "_boxed_call", False) else make_boxed_func(compiled)
 
     compiler = nop if inner == "aot_eager" else boxed
     return aot_autograd(fw_compiler=compiler, partition_fn=partitioner)(gm, example_inputs)

@@ -86,9 +86,9 @@ class Policy:
                 raise PolicyError(f"rules[{name!r}] must be True or False, got {value!r}")
 
     def _check_conflicts(self) -> None:
-        if self.lossy:
-            return
         exact = self.preset == "exact"
+        if not exact and self.allows("encode"):
+            return
         why = "preset 'exact'" if exact else "rules={'encode': False}"
         hint = "; use preset 'balanced' or 'compact'" if exact else ""
         for name, default in (("bits", None), ("group", None), ("rounding", "nearest")):

@@ -78,9 +78,9 @@ fxmem (bounded)              2.20 MiB""",
 <td style='text-align:left'>4 &#215; 4</td>
 <td style='text-align:left'>float32</td>
 <td style='text-align:left'>kept: 1 &lt; 2</td>
-<td style='text-align:left'>0.1 &#8594; 0.1<div style='height:5px;width:160px;background:#c9ced6'>
+<td style='text-align:left'>0.1 &#8594; 0.1<div style='height:5px;width:161px;background:#c9ced6'>
 </div>
-<div style='height:5px;width:160px;background:#2f7ed8'>
+<div style='height:5px;width:161px;background:#2f7ed8'>
 </div>
 </td>
 <td>exact</td>

@@ -244,7 +244,9 @@ def test_tied_embeddings_accumulate_both_gradients():
 def test_break_leaves_two_graphs_and_no_code_of_the_callers():
     run(graph_break, compiler("balanced"))
     assert len(fxmem.last_report(2).plans) == 2
-    assert any("the caller holds it" in r.why for p in fxmem.last_report(2).plans for r in p.refusals)
+    assert any(
+        "the caller holds it" in r.why for p in fxmem.last_report(2).plans for r in p.refusals
+    )
 
 
 @pytest.mark.parametrize("preset", PRESETS)

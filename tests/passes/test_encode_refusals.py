@@ -125,8 +125,8 @@ def test_preset_exact():
 
 
 def test_rule_forbidden():
-    assert refusals(hidden, leaf(8, 64), leaf(64, 64), rules={"encode": False}) == [
-        "no rule keeps it in less"
+    assert refusals(hidden, leaf(8, 64), leaf(64, 64), bits=None, rules={"encode": False}) == [
+        "rules forbid 'encode'"
     ]
 
 

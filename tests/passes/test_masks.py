@@ -179,4 +179,4 @@ def test_size_not_known_when_compiling(why):
 def test_rule_forbidden():
     policy = {**BITS, "rules": {"masks": False}}
     g = partitioned(rectified, leaf(8, 16), leaf(16, 16), policy=policy)
-    assert (g.forward.ops["fxmem.pack"], g.why) == (0, ["no rule keeps it in less"])
+    assert (g.forward.ops["fxmem.pack"], g.why) == (0, ["rules forbid 'masks'"])

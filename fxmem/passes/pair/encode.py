@@ -67,6 +67,8 @@ def _record(storage: Storage) -> Residual:
 
 
 def _refuse(pair: Pair, storage: Storage, policy: Policy) -> str | None:
+    if not policy.allows(Encode.name):
+        return f"rules forbid {Encode.name!r}"
     if not policy.lossy:
         return f"preset {policy.preset!r} keeps it exactly"
     why = why_exact(pair, storage, policy)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-import sympy
 import torch
 from torch import fx
 from torch.utils._sympy.interp import sympy_interp
@@ -179,7 +179,7 @@ def size_arguments(graph: fx.Graph, sizes: Sequence[int | torch.SymInt]) -> list
     return [s if isinstance(s, int) else _size_argument(graph, s, bound) for s in sizes]
 
 
-def _bound(graph: fx.Graph) -> dict[sympy.Expr, fx.Node]:
+def _bound(graph: fx.Graph) -> dict[Any, fx.Node]:
     """Return the sizes that a graph is given, each with its placeholder."""
     return {
         node.meta["val"].node.expr: node
