@@ -125,9 +125,9 @@ def test_preset_exact():
 
 
 def test_rule_forbidden():
-    assert refusals(hidden, leaf(8, 64), leaf(64, 64), bits=None, rules={"encode": False}) == [
-        "rules forbid 'encode'"
-    ]
+    assert refusals(
+        hidden, leaf(8, 64), leaf(64, 64), bits=None, group=None, rules={"encode": False}
+    ) == ["rules forbid 'encode'"]
 
 
 def test_not_fewer_bytes():
