@@ -94,7 +94,7 @@ class Plan:
         return sum(e.nbytes for e in self.entries)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What is kept for the backward, where it comes from and what was done about it.
 
@@ -149,6 +149,8 @@ class Report:
             lines += [f"fxmem{title}: {len(plan.entries)} residuals", *_table(plan)]
             lines += [f"  note: {note}" for note in plan.notes]
         return "\n".join([*lines, *self._totals()])
+
+    __repr__ = __str__
 
     def _totals(self) -> list[str]:
         rows = [*self.baselines.items(), ("this cut, not encoded", self.before)]
