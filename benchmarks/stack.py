@@ -35,13 +35,13 @@ def main() -> int:
     args = parse()
     if args.child:
         torch.set_num_threads(args.threads)
-        case = Case(args.mlp[0], args.dtype[0], args.layers)
+        case = Case(args.mlp[0], args.dtype[0], args.layers, args.device)
         found = times(case, args) if args.child == "times" else memory(case, args)
         args.json.write_text(json.dumps(found))
         return 0
     results = {}
     for mlp, dtype in product(args.mlp, args.dtype):
-        case = Case(mlp, dtype, args.layers)
+        case = Case(mlp, dtype, args.layers, args.device)
         results[f"{mlp} {dtype}"] = found = measured(case, args)
         print(f"\n{mlp} {dtype}, {args.layers} layers, {args.threads} thread(s)")
         print(table(found), "\n", flush=True)
@@ -49,7 +49,12 @@ def main() -> int:
         about = {
             "torch": torch.__version__,
             "machine": platform.processor() or platform.machine(),
-            "settings": {"layers": args.layers, "threads": args.threads, "rounds": args.rounds},
+            "settings": {
+                "device": args.device,
+                "layers": args.layers,
+                "threads": args.threads,
+                "rounds": args.rounds,
+            },
         }
         args.json.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
     return any("failed" in row for found in results.values() for row in found.values())
@@ -61,6 +66,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--mlp", nargs="+", choices=("gelu", "swiglu"), default=["gelu", "swiglu"])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15, help="of interleaved steps")
@@ -129,7 +135,7 @@ def memory(case: Case, args: argparse.Namespace) -> dict[str, float]:
     start = processor_seconds()
     variant.step()
     found = {"compile": processor_seconds() - start}
-    found |= {"kept": kept(variant.forward).nbytes, "peak": peak_bytes(variant.step)}
+    found |= {"kept": kept(variant.forward).nbytes, "peak": peak_bytes(variant.step, case.device)}
     true = gradient(build(case, ROWS["eager"], torch.float64))
     found["error"] = error(gradient(variant), true)
     return found | (bias(variant, true, args.draws) if row.random else {})
@@ -144,7 +150,8 @@ def times(case: Case, args: argparse.Namespace) -> dict[str, dict]:
         own_caches(name)
         variants[name] = build(case, ROWS[name])
         variants[name].step()
-    clocked = step_times({name: v.step for name, v in variants.items()}, args.rounds)
+    steps = {name: variant.step for name, variant in variants.items()}
+    clocked = step_times(steps, args.rounds, case.device)
     return {
         name: {**asdict(clocked[name]), "kept": kept(variant.forward).nbytes}
         for name, variant in variants.items()

@@ -23,6 +23,7 @@ class Case:
     mlp: str = "gelu"
     dtype: str = "fp32"
     layers: int = 8
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -129,16 +130,17 @@ def build(case: Case, row: Row, precision: torch.dtype | None = None) -> Variant
     """
     torch.manual_seed(0)
     rounded = DTYPES[case.dtype]
-    stack = Stack(case, row.checkpoint).to(rounded).to(precision or rounded)
-    x, weight = (torch.randn(BATCH, TOKENS, WIDTH).to(rounded).to(stack.dtype) for _ in range(2))
+    stack = Stack(case, row.checkpoint).to(rounded).to(case.device, precision or rounded)
+    data = (torch.randn(BATCH, TOKENS, WIDTH).to(rounded) for _ in range(2))
+    x, weight = (value.to(case.device, stack.dtype) for value in data)
     model = row.way.compile(stack)
     return Variant(stack, lambda: (model(x) * weight).sum())
 
 
 def gradient(variant: Variant) -> list[torch.Tensor]:
-    """Return the gradient of every parameter, in fp64."""
+    """Return the gradient of every parameter, in fp64 on the CPU."""
     variant.forward().backward()
-    found = [p.grad.double() for p in variant.module.parameters()]
+    found = [p.grad.double().cpu() for p in variant.module.parameters()]
     variant.module.zero_grad(set_to_none=True)
     return found
 
