@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import fx
 
 from fxmem.policy import OPTIONS, Policy, PolicyError, unknown
@@ -37,17 +38,27 @@ def fxmem(
     if inner == "inductor":
         from torch._inductor.compile_fx import compile_fx
 
-        patches = {**inductor_options, "custom_partitioner_fn": partitioner}
+        # A buffer that waits for its reuse stays allocated: measured on the reference stack, 6 of
+        # balanced's 70 MiB at the peak, for 1 % of the time.
+        frugal = {"allow_buffer_reuse": False} if policy.lossy else {}
+        patches = {**frugal, **inductor_options, "custom_partitioner_fn": partitioner}
         return compile_fx(gm, example_inputs, config_patches=patches)
     from functorch.compile import make_boxed_func, nop
     from torch._dynamo.backends.common import aot_autograd
+    from torch._inductor.decomposition import select_decomp_table
+
+    # Derivatives in one op hide comparisons and exponentials from the passes: take Inductor's
+    # decompositions, but for random ops, which eager draws otherwise than their decompositions.
+    drawn = torch.Tag.nondeterministic_seeded
+    table = {op: f for op, f in select_decomp_table().items() if drawn not in getattr(op, "tags", ())}
 
     def boxed(half: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         compiled = inner(half, inputs)
         return compiled if getattr(compiled, "_boxed_call", False) else make_boxed_func(compiled)
 
     compiler = nop if inner == "aot_eager" else boxed
-    return aot_autograd(fw_compiler=compiler, partition_fn=partitioner)(gm, example_inputs)
+    backend = aot_autograd(fw_compiler=compiler, decompositions=table, partition_fn=partitioner)
+    return backend(gm, example_inputs)
 
 
 def read_options(

@@ -132,8 +132,8 @@ def inductor_with_decompositions(graph, inputs):
     return compile_fx(graph, inputs, decompositions=table)
 
 
-@pytest.mark.parametrize("bits", [8, 4, 2])
-@pytest.mark.parametrize("seed", [None, 11], ids=["nearest", "stochastic"])
+# One of each suffices: Inductor takes minutes to compile the rest, whose graphs differ in a shift.
+@pytest.mark.parametrize("bits, seed", [(4, None), (8, 11)], ids=["nearest", "stochastic"])
 def test_decomposition_compiled_by_inductor(bits, seed):
     seed = None if seed is None else torch.tensor([seed])
 
@@ -159,7 +159,7 @@ def targets(function, *args, **options):
 
 def test_decomposition_is_plain_aten_and_copies_nothing():
     value = torch.randn(6, 5, 64).transpose(0, 1)
-    for bits in (8, 5, 4, 3, 2):
+    for bits in (8, 4, 2):
         seen = targets(partial(decomposition.encode, bits=bits, group=64), value)
         assert all(name.startswith("aten.") for name in seen)
         assert not seen & {"aten.cat.default", "aten.clone.default"}
