@@ -50,7 +50,8 @@ def fxmem(
     # Derivatives in one op hide comparisons and exponentials from the passes: take Inductor's
     # decompositions, but for random ops, which eager draws otherwise than their decompositions.
     drawn = torch.Tag.nondeterministic_seeded
-    table = {op: f for op, f in select_decomp_table().items() if drawn not in getattr(op, "tags", ())}
+    table = select_decomp_table()
+    table = {op: f for op, f in table.items() if drawn not in getattr(op, "tags", ())}
 
     def boxed(half: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
         compiled = inner(half, inputs)

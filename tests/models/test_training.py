@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.utils import counters
 
 import fxmem
 
@@ -188,50 +187,6 @@ def test_autocast_compiled():
     for preset in ("exact", "balanced"):
         found = run(undropped, compiler(preset, inner="inductor"))
         assert relative_error(found, truth) <= 2 * half
-
-
-def shapes(*sizes: tuple[int, int]):
-    """Return the scenario: one backward for each (batch, length)."""
-
-    def scenario(compile: Compiler) -> Gradients:
-        model = Decoder()
-        step, found = compile(model), {}
-        for size in sizes:
-            model.zero_grad()
-            step(**tokens(*size)).backward()
-            found |= {f"{size} {name}": g for name, g in gradients(model).items()}
-        return found
-
-    return scenario
-
-
-EPOCH = shapes((4, 48), (4, 48), (3, 48))
-RAGGED = shapes((4, 48), (3, 40), (5, 48), (2, 33), (4, 48))
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize(
-    "scenario, dynamic, graphs",
-    [(EPOCH, None, 2), (RAGGED, None, 2), (RAGGED, True, 1)],
-    ids=["last-batch", "ragged", "dynamic"],
-)
-def test_dynamic(scenario, dynamic, graphs, preset):
-    """As many graphs as Dynamo makes anyway: fxmem adds no guard, and no wrong result."""
-    truth = run(scenario, eager)
-    counters.clear()
-    found = run(scenario, compiler(preset, dynamic=dynamic))
-    assert counters["stats"]["unique_graphs"] == graphs
-    assert relative_error(found, truth) <= BOUNDS[preset]
-    assert bool(encoded()) == (preset != "exact")
-
-
-def test_dynamic_compiled():
-    truth = run(RAGGED, torch.compile(dynamic=True))
-    counters.clear()
-    found = run(RAGGED, compiler("balanced", inner="inductor", dynamic=True))
-    assert counters["stats"]["unique_graphs"] == 1
-    assert encoded()
-    assert relative_error(found, truth) <= BOUNDS["balanced"]
 
 
 def test_tied_embeddings_accumulate_both_gradients():

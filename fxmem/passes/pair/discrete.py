@@ -3,9 +3,6 @@
 A comparison of a decoded value need not agree with the comparison of the value itself: one ReLU
 mask recomputed from 8-bit codes errs in about 0.3 % of its elements, a gradient error of 5 %. The
 mask itself is one bit an element, exact. Where this leaves the floats unread they are not kept.
-
-A softmax is such a function too: an absolute error of its logits is a relative one of it, so that
-4-bit logits of a loss gave gradients that were 60 % off. Its values bear a code as others do.
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ import torch
 from torch import fx
 
 from fxmem import ops
-from fxmem.passes.graph import ancestors, from_tangents, nbytes, op_name, owner, tensor
+from fxmem.passes.graph import ancestors, from_tangents, nbytes, op_name, tensor
 from fxmem.passes.pair.eligible import why_exact, why_shared
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.policy import Policy
@@ -67,15 +64,7 @@ def _is_discrete(node: fx.Node) -> bool:
     op = node.args[0] if node.target is operator.getitem else node
     made_of_floats = any(_is_float(n) for n in op.all_input_nodes)
     steps = op_name(node) in STEPS or not _is_float(node)
-    return tensor(node) is not None and made_of_floats and (steps or _is_softmax(node))
-
-
-def _is_softmax(node: fx.Node) -> bool:
-    """Whether it is exp(x - s) with one s, a maximum or a log-sum-exp, for many x."""
-    if op_name(node) != "aten.exp":
-        return False
-    exponent = owner(node.args[0])
-    return op_name(exponent) == "aten.sub" and 0 < nbytes(exponent.args[1]) < nbytes(exponent)
+    return tensor(node) is not None and made_of_floats and steps
 
 
 def _is_float(node: fx.Node) -> bool:

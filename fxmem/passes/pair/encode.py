@@ -14,7 +14,7 @@ from fxmem.passes.pair.allocate import Width, allocate
 from fxmem.passes.pair.eligible import why_exact
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.passes.pair.rewrite import Sizes, is_dense, substitute
-from fxmem.passes.pair.sensitivity import is_linear
+from fxmem.passes.pair.sensitivity import is_linear, is_logits
 from fxmem.passes.rule import Match
 from fxmem.plan import Refusal, Residual, Site
 from fxmem.policy import Policy
@@ -72,6 +72,8 @@ def _refuse(pair: Pair, storage: Storage, policy: Policy) -> str | None:
     if not policy.lossy:
         return f"preset {policy.preset!r} keeps it exactly"
     why = why_exact(pair, storage, policy)
+    if why is None and is_logits(pair, storage):
+        return "logits: an error in them is a relative one of every probability of the loss"
     if why is None and _parts(storage)[0][0] is storage.owner:
         return None if is_dense(tensor(storage.owner)) else "it has gaps in memory"
     return why
