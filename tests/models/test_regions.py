@@ -1,4 +1,4 @@
-"""What the user said about recomputation and regions is respected, and what is random stays equal."""
+"""What the user said about recomputation and regions is respected; random numbers stay equal."""
 
 from functools import partial
 

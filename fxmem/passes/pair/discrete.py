@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from fxmem import ops
-from fxmem.passes.graph import ancestors, from_tangents, nbytes, op_name, tensor
+from fxmem.passes.graph import ancestors, nbytes, op_name, tensor
 from fxmem.passes.pair.eligible import why_exact, why_shared
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.policy import Policy
@@ -51,13 +51,17 @@ def _kept_floats(pair: Pair) -> dict[fx.Node, Storage]:
 
 
 def _discrete_nodes(pair: Pair) -> list[fx.Node]:
-    """Return the bits and indices that the backward computes from floats, gradients aside."""
-    tainted = from_tangents(pair.backward.graph)
-    return [
-        node
-        for node in pair.backward.graph.nodes
-        if node.op == "call_function" and node not in tainted and _is_discrete(node)
-    ]
+    """Return the bits and indices that the backward computes from what the forward has too."""
+    own = {n.name for n in pair.forward.graph.nodes}
+    foreign: set[fx.Node] = set()  # of gradients, and of random states, from which it draws again
+    found = []
+    for node in pair.backward.graph.nodes:
+        is_input = node.op == "placeholder" and node.name not in own
+        if is_input or not foreign.isdisjoint(node.all_input_nodes):
+            foreign.add(node)
+        elif node.op == "call_function" and _is_discrete(node):
+            found.append(node)
+    return found
 
 
 def _is_discrete(node: fx.Node) -> bool:
