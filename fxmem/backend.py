@@ -40,7 +40,11 @@ def fxmem(
 
         # A buffer that waits for its reuse stays allocated: measured on the reference stack, 6 of
         # balanced's 70 MiB at the peak, for 1 % of the time.
-        frugal = {"allow_buffer_reuse": False} if policy.lossy else {}
+        trains = torch.is_grad_enabled() and any(
+            isinstance(value, torch.Tensor) and value.requires_grad
+            for value in (*example_inputs, *gm.parameters())
+        )
+        frugal = {"allow_buffer_reuse": False} if policy.lossy and trains else {}
         patches = {**frugal, **inductor_options, "custom_partitioner_fn": partitioner}
         return compile_fx(gm, example_inputs, config_patches=patches)
     from functorch.compile import make_boxed_func, nop
@@ -79,10 +83,9 @@ def read_options(
 def _inductor_options(
     inner: str | Callable, mode: str | None, options: dict[str, Any]
 ) -> dict[str, Any]:
-    import torch
     from torch._inductor import config
 
-    if "custom_partitioner_fn" in options:
+    if "custom_partitioner_fn" in {key.replace("-", "_") for key in options}:
         raise PolicyError("custom_partitioner_fn: fxmem is the partitioner; use another backend")
     known = config.get_config_copy()
     for key in options:

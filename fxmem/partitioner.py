@@ -16,6 +16,7 @@ from fxmem import history, ops
 from fxmem.passes import rule
 from fxmem.passes.joint.cut import cut
 from fxmem.passes.joint.overwritten import keep_overwritten
+from fxmem.passes.joint.regions import keep_region_outputs
 from fxmem.passes.joint.seeds import keep_seeds, recompute_random
 from fxmem.passes.pair.discrete import hoist_discrete
 from fxmem.passes.pair.expand import expand
@@ -52,6 +53,7 @@ class Partitioner(CustomPartitionerFn):
     ) -> tuple[Pair, Plan]:
         """Return the pair with fxmem's ops visible in it, and what was decided."""
         keep_overwritten(gm)
+        keep_region_outputs(gm, kwargs["num_fwd_outputs"])
         keep_seeds(gm)
         if self.policy.allows("seeds"):
             recompute_random(gm)

@@ -62,17 +62,8 @@ def test_exact_with_dropout(name):
     assert relative_error(run(step, compiler("exact")), run(step, eager)) <= BOUNDS["exact"]
 
 
-CASES = [(name, preset) for name in ZOO for preset in PRESETS]
-CASES[CASES.index(("t5", "balanced"))] = pytest.param(
-    "t5",
-    "balanced",
-    marks=pytest.mark.xfail(
-        reason="1.03 %: T5 does not divide q k by sqrt(d), so that 7 bits of them cost more",
-    ),
-)
-
-
-@pytest.mark.parametrize("name, preset", CASES)
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", ZOO)
 def test_presets_on_inductors_graphs(name, preset):
     """Without dropout, whose masks Inductor draws in its own way: what the cut and the codes do."""
     step, backend = one_step(name), TestBackend(options(preset))

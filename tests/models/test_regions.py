@@ -1,16 +1,10 @@
-"""What the user said about recomputation and regions is respected; random numbers stay equal."""
+"""Nested compile regions encode their own; what is random stays equal, whatever is recomputed."""
 
 from functools import partial
 
 import pytest
 import torch
-from passes.tools import TestBackend
 from torch import nn
-from torch.utils.checkpoint import (
-    CheckpointPolicy,
-    checkpoint,
-    create_selective_checkpoint_contexts,
-)
 
 import fxmem
 
@@ -18,35 +12,16 @@ from .decoder import Block, Decoder
 from .training import (
     BOUNDS,
     PRESETS,
-    SMALL,
     Compiler,
     Gradients,
     compiler,
     eager,
     encoded,
     gradients,
-    options,
     relative_error,
     run,
 )
-from .zoo import SIZE, tokens
-
-PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
-
-
-def keep_products(context, op, *args, **kwargs):
-    """The policy of selective checkpointing: products are kept, all else is recomputed."""
-    kept = op in PRODUCTS
-    return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.MUST_RECOMPUTE
-
-
-def checkpointed(block: Block, x: torch.Tensor) -> torch.Tensor:
-    return checkpoint(block, x, use_reentrant=False)
-
-
-def selective(block: Block, x: torch.Tensor) -> torch.Tensor:
-    contexts = partial(create_selective_checkpoint_contexts, keep_products)
-    return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+from .zoo import tokens
 
 
 @torch.compiler.nested_compile_region
@@ -58,57 +33,29 @@ def nested(block: Block, x: torch.Tensor) -> torch.Tensor:
     return region(block, x)
 
 
-def training(call, compile: Compiler, **config) -> Gradients:
+def train(call, compile: Compiler, **config) -> Gradients:
     model, batch = Decoder(call=call, **config), tokens()
     compile(model)(**batch).backward()
     return gradients(model)
 
 
-CALLS = (checkpointed, selective, nested)
-
-
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
-def test_regions_as_eager(call, preset):
-    """Dropout is on, inside the regions: recomputing one must draw its masks again."""
-    scenario = partial(training, call)
-    truth = run(scenario, eager)
-    assert relative_error(run(scenario, compiler(preset)), truth) <= BOUNDS[preset]
+def test_nested_as_eager(preset):
+    """Outputs of a region may share memory: encoding them outside gave wrong gradients."""
+    scenario = partial(train, nested)
+    found = run(scenario, compiler(preset))
+    assert relative_error(found, run(scenario, eager)) <= BOUNDS[preset]
+    assert bool(encoded(graphs=2)) == (preset != "exact")
+    sites = [site for plan in fxmem.last_report(graphs=2).plans for site in plan.sites]
+    assert not any("invoke" in site.residual.op for site in sites)
 
 
-@pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
-def test_regions_as_inductor(call):
-    """Compiled: a region's own masks, kept as seeds or recomputed, are Inductor's."""
-    scenario = partial(training, call, layers=2)
+def test_nested_as_inductor():
+    """Compiled, with dropout inside the region."""
+    scenario = partial(train, nested)
     truth = run(scenario, torch.compile)
     found = run(scenario, compiler("balanced", inner="inductor"))
     assert relative_error(found, truth) <= BOUNDS["balanced"]
-
-
-def kept(call, preset: str) -> tuple[TestBackend, list]:
-    """Return the backend and the residuals, inside blocks, of a decoder without dropout."""
-    backend = TestBackend(options(preset))
-    run(partial(training, call, dropout=0.0), lambda f: torch.compile(f, backend=backend))
-    entries = [entry for plan in backend.plans for entry in plan.entries]
-    return backend, [e for e in entries if "blocks" in e.residual.module]
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_checkpoint_keeps_one_input_a_block(preset):
-    """A checkpointed block keeps what enters it: the stream, and nothing of its inside."""
-    backend, inside = kept(checkpointed, preset)
-    stream = 4 * 48 * SIZE * 4
-    assert len([e for e in inside if e.residual.nbytes >= stream]) <= 1
-    assert sum(plan.after for plan in backend.plans) <= backend.inductor
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_selective_checkpoint_keeps_products(preset):
-    """The products are kept as the policy says, encoded where the preset says so."""
-    _, inside = kept(selective, preset)
-    big = [e for e in inside if e.residual.nbytes >= SMALL]
-    assert {e.residual.op for e in big} == {"aten.addmm"}
-    assert all(isinstance(e, fxmem.Site) for e in big) == (preset != "exact")
 
 
 DROPPED = {
@@ -122,15 +69,7 @@ DROPPED = {
 @pytest.mark.parametrize("inner", ("aot_eager", "inductor"))
 def test_dropout_draws_the_same_masks(inner, more):
     """Whatever is recomputed: a mask that differs in one element in a thousand shows at 1e-2."""
-    scenario = partial(training, nn.Module.__call__, layers=1, dropout=0.5)
+    scenario = partial(train, nn.Module.__call__, layers=1, dropout=0.5)
     truth = run(scenario, eager if inner == "aot_eager" else torch.compile)
     found = run(scenario, compiler("exact", inner=inner, **more))
     assert relative_error(found, truth) <= BOUNDS["exact"]
-
-
-def test_nested_regions_encode_their_own():
-    """Outputs of a region may share memory: encoding them outside gave wrong gradients."""
-    run(partial(training, nested), compiler("balanced"))
-    assert encoded(graphs=2)
-    entries = fxmem.last_report(graphs=2).entries
-    assert not any(isinstance(e, fxmem.Site) and "invoke" in e.residual.op for e in entries)

@@ -29,12 +29,16 @@ def hoist_discrete(pair: Pair, policy: Policy) -> list[str]:
     """
     notes = []
     floats = _kept_floats(pair)
-    for node in _discrete_nodes(pair):
+    # From the last to the first: what is made of a result that is kept needs no second one.
+    for node in reversed(_discrete_nodes(pair)):
+        if not node.users or not _is_movable(pair, node):
+            continue
         sources = [n for n in ancestors([node], floats.__contains__) if n in floats]
         lossy = policy.lossy and any(why_exact(pair, floats[n], policy) is None for n in sources)
         if sources and (lossy or _frees(pair, node, floats, policy)):
             notes.append(f"{node.name}: evaluated in the forward and kept, not recomputed")
             node.replace_all_uses_with(pair.keep(_in_forward(pair, node)))
+            pair.backward.graph.erase_node(node)
     if notes:
         pair.prune()
     return notes
@@ -77,7 +81,12 @@ def _is_float(node: fx.Node) -> bool:
 
 def _frees(pair: Pair, node: fx.Node, floats: dict[fx.Node, Storage], policy: Policy) -> bool:
     """Whether the result costs less than the storages that nothing else in the backward reads."""
-    cone = set(ancestors([node], floats.__contains__))
+    cone: set[fx.Node] = set()  # what lies between the kept floats and the result
+    for n in sorted(ancestors([node], floats.__contains__)):
+        if n in floats or not cone.isdisjoint(n.all_input_nodes):
+            cone.add(n)
+    if any(user not in cone for n in cone - {node} for user in n.users):
+        return False
     storages = {floats[n] for n in cone if n in floats}
     freed = 0
     for storage in storages:
@@ -91,6 +100,14 @@ def _frees(pair: Pair, node: fx.Node, floats: dict[fx.Node, Storage], policy: Po
     return freed > (ops.packed_bytes(nbytes(node), 1) if is_mask and packs else nbytes(node))
 
 
+def _is_movable(pair: Pair, node: fx.Node) -> bool:
+    """Whether the forward has, or can compute by operators alone, what the node is made of."""
+    own = {n.name for n in pair.forward.graph.nodes}
+    missing = [n for n in ancestors([node], lambda n: n.name in own) if n.name not in own]
+    operators = (torch._ops.OpOverload, type(operator.getitem))
+    return all(n.op == "call_function" and isinstance(n.target, operators) for n in missing)
+
+
 def _in_forward(pair: Pair, node: fx.Node) -> fx.Node:
     """Return the forward's own copy of a value that the backward recomputes, made if need be."""
     graph = pair.forward.graph
@@ -98,7 +115,7 @@ def _in_forward(pair: Pair, node: fx.Node) -> fx.Node:
     missing = ancestors([node], lambda n: n.name in own)
     for n in sorted(n for n in missing if n.name not in own):
         sources = [own[source.name] for source in n.all_input_nodes]
-        with graph.inserting_after(max(sources) if sources else _last_input(graph)):
+        with graph.inserting_after(max([*sources, _last_input(graph)])):
             own[n.name] = graph.node_copy(n, lambda source: own[source.name])
     return own[node.name]
 

@@ -54,6 +54,8 @@ def _why_by_origin(pair: Pair, node: fx.Node) -> str | None:
 
 def _why_by_value(storage: Storage, policy: Policy) -> str | None:
     value = tensor(storage.owner)
+    if value.layout is not torch.strided:
+        return f"{str(value.layout).removeprefix('torch.')} tensors are kept exactly"
     if value.dtype not in LOSSY_DTYPES:
         return f"{str(value.dtype).removeprefix('torch.')} is kept exactly"
     if numel(storage.owner) is None:

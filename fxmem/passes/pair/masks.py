@@ -37,6 +37,8 @@ class Masks:
             return Refusal(record, self.name, why)
         if numel(storage.owner) is None:
             return Refusal(record, self.name, "its size is not known when compiling")
+        if not pair.knows_sizes(storage):
+            return Refusal(record, self.name, "a size of it is not known in the backward")
         if storage.nbytes < policy.min_bytes:
             return Refusal(record, self.name, f"smaller than min_bytes={policy.min_bytes}")
         if not is_dense(value):

@@ -74,16 +74,13 @@ def substitute(
 
 def _after(node: fx.Node) -> fx.Node:
     after = node.next
-    while after.target is operator.getitem and after.args[0] is node.args[0]:
+    while node.target is after.target is operator.getitem and after.args[0] is node.args[0]:
         after = after.next
     return after
 
 
 def _first_use(pair: Pair, members: Sequence[fx.Node]) -> fx.Node:
-    placeholders = {pair.taken(member.name) for member in members}
-    return next(
-        n for n in pair.backward.graph.nodes if placeholders.intersection(n.all_input_nodes)
-    )
+    return min(user for member in members for user in pair.taken(member.name).users)
 
 
 def _restore(pair: Pair, member: fx.Node, source: fx.Node, restored: fx.Node) -> None:
