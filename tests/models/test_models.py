@@ -82,7 +82,7 @@ def test_compact_learns(name):
     """Four bits lower the loss nearly as far as exact gradients do."""
     plain = descend(name, eager)
     coded = descend(name, compiler("compact"))
-    assert encoded()
+    assert encoded(2)  # a warning that transformers gives once makes a second graph of the loss
     assert plain[0] - coded[-1] >= 0.8 * (plain[0] - plain[-1]) > 0
 
 

@@ -146,11 +146,14 @@ def test_as_eager(scenario, preset):
     assert bool(encoded()) == (preset != "exact")
 
 
-@pytest.mark.parametrize("scenario", (plain, retained, in_place), **names)
+# Not in_place: Inductor recomputes from the overwritten buffer, so its own gradients are wrong.
+@pytest.mark.parametrize("scenario", (plain, retained), **names)
 def test_as_inductor(scenario):
     """Compiled, dropout on: what is recomputed has the bits of what was kept, up to rounding."""
-    truth = run(scenario, torch.compile)
-    found = run(scenario, compiler("exact", inner="inductor"))
+    # Inductor itself asks for this setting where a graph is to be retained.
+    with torch._functorch.config.patch(donated_buffer=False):
+        truth = run(scenario, torch.compile)
+        found = run(scenario, compiler("exact", inner="inductor"))
     assert relative_error(found, truth) <= BOUNDS["exact"]
 
 
