@@ -16,11 +16,12 @@ from torch._inductor.virtualized import V
 
 from fxmem.compat import min_cut_rematerialization_partition
 from fxmem.partitioner import Partitioner
-from fxmem.passes.graph import copied
+from fxmem.passes.graph import copied, regions
 from fxmem.passes.pair.graphs import Pair
 from fxmem.plan import Plan
 from fxmem.policy import Policy
 
+MORE = "fxmem_inductor_keeps_more"  # bytes, in the meta of a forward graph
 Halves = tuple[fx.GraphModule, fx.GraphModule]
 
 
@@ -62,8 +63,13 @@ class _Observing(Partitioner):
     def __call__(self, gm: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any) -> Halves:
         halves = min_cut_rematerialization_partition(copied(gm), joint_inputs, **kwargs)
         default = Pair(*halves, kwargs["num_fwd_outputs"])
+        inductor = sum(storage.nbytes for storage in default.storages())
+        # The regions in it are fxmem's by now: what theirs would have been is added to them.
+        inductor += sum(region.meta.get(MORE, 0) for region in regions(halves[0], default.saved))
         pair, plan = self.partition(gm, joint_inputs, **kwargs)
-        self.observer.inductor += sum(storage.nbytes for storage in default.storages())
+        pair.forward.meta[MORE] = inductor - plan.after
+        if not plan.region:
+            self.observer.inductor += inductor
         self.observer.plans.append(plan)
         self.observer.graphs.append((pair.forward, pair.backward))
         return pair.forward, pair.backward

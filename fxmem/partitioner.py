@@ -14,6 +14,7 @@ from torch._inductor.custom_graph_pass import CustomPartitionerFn, get_hash_for_
 
 from fxmem import history, ops
 from fxmem.passes import rule
+from fxmem.passes.graph import regions
 from fxmem.passes.joint.cut import cut
 from fxmem.passes.joint.overwritten import keep_overwritten
 from fxmem.passes.joint.regions import keep_region_outputs
@@ -26,6 +27,7 @@ from fxmem.plan import Plan, Report
 from fxmem.policy import Policy
 
 log = logging.getLogger("fxmem")
+PLAN = "fxmem_plan"  # in the meta of a forward graph
 
 
 class Partitioner(CustomPartitionerFn):
@@ -63,7 +65,12 @@ class Partitioner(CustomPartitionerFn):
             notes += hoist_discrete(pair, self.policy)
         plan, decisions = rule.plan(pair, self.policy, RULES)
         rule.apply(pair, decisions)
-        return pair, Plan(plan.entries, tuple(notes))
+        called = (region.meta.get(PLAN) for region in regions(pair.forward, pair.saved))
+        saved = sum(nested.before - nested.after for nested in called if nested is not None)
+        # AOTAutograd gives example inputs for whole graphs, and none for the regions in them.
+        plan = Plan(plan.entries, tuple(notes), region=not joint_inputs, nested=saved)
+        pair.forward.meta[PLAN] = plan
+        return pair, plan
 
     def uuid(self) -> Any:
         """Return the key under which compiled code may be reused: policy, sources, kernels."""

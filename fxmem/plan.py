@@ -68,10 +68,18 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Plan:
-    """Sites and refusals of one forward/backward pair, one entry a residual, in graph order."""
+    """Sites and refusals of one forward/backward pair, one entry a residual, in graph order.
+
+    Attributes:
+        region: whether the pair is a nested compiled region's. Whatever calls the region keeps, at
+            every call, what the region returns for its backward.
+        nested: bytes that the regions called by this pair save, by their own plans.
+    """
 
     entries: tuple[Site | Refusal, ...] = ()
     notes: tuple[str, ...] = ()
+    region: bool = False
+    nested: int = 0
 
     @property
     def sites(self) -> list[Site]:
@@ -86,7 +94,7 @@ class Plan:
     @property
     def before(self) -> int:
         """Bytes that this cut keeps when nothing is encoded."""
-        return sum(e.residual.nbytes for e in self.entries)
+        return sum(e.residual.nbytes for e in self.entries) + self.nested
 
     @property
     def after(self) -> int:
@@ -116,12 +124,17 @@ class Report:
     @property
     def kept(self) -> int:
         """Bytes kept from forward to backward."""
-        return sum(plan.after for plan in self.plans)
+        return sum(plan.after for plan in self._outer)
 
     @property
     def before(self) -> int:
         """Bytes that the same cut keeps when nothing is encoded."""
-        return sum(plan.before for plan in self.plans)
+        return sum(plan.before for plan in self._outer)
+
+    @property
+    def _outer(self) -> list[Plan]:
+        """The plans that count: what a region keeps is kept by the graph that calls it."""
+        return [plan for plan in self.plans if not plan.region] or list(self.plans)
 
     @property
     def guarantee(self) -> str:
@@ -146,6 +159,7 @@ class Report:
         lines = []
         for i, plan in enumerate(self.plans):
             title = f" graph {i}" if len(self.plans) > 1 else ""
+            title += ", a nested region" if plan.region else ""
             lines += [f"fxmem{title}: {len(plan.entries)} residuals", *_table(plan)]
             lines += [f"  note: {note}" for note in plan.notes]
         return "\n".join([*lines, *self._totals()])

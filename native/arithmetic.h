@@ -1,6 +1,5 @@
 // What every kernel, CPU or CUDA, agrees on to the last bit. No contraction into fma is allowed
-// here
-// (-ffp-contract=off, -fmad=false): the plain torch reference has none.
+// here (-ffp-contract=off, -fmad=false): the plain torch reference has none.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +10,7 @@
 #define FXMEM_INLINE static __host__ __device__ __forceinline__
 #else
 // static: the CPU kernels are compiled once per instruction set, and the linker must never share
-// copies.
+// their copies.
 #define FXMEM_INLINE static inline __attribute__((always_inline))
 #endif
 
@@ -25,8 +24,7 @@ FXMEM_INLINE To bits_as(From value) {
   return result;
 }
 
-// 1 + 2^-8 and a little: a number scaled by it and then rounded to bf16 is never below the number
-// itself.
+// 1 + 2^-8 and a little: a number scaled by it and then rounded to bf16 is never below itself.
 constexpr double kHeadroom = 1.00391;
 constexpr float kBf16Max = 0x1.fep+127F;
 constexpr float kSmallestNormal = 0x1p-126F;
@@ -45,8 +43,7 @@ FXMEM_INLINE float floor_bf16(float value) {
   return down > -kBf16Max ? down : -kBf16Max;
 }
 
-// A signed integer that orders floats: -NaN < -inf < ... < -0 < 0 < ... < inf < NaN. Its own
-// inverse.
+// A signed integer that orders floats: -NaN < -inf < ... < -0 < 0 < ... < inf < NaN.
 FXMEM_INLINE int32_t ordered(float value) {
   const int32_t bits = bits_as<int32_t>(value);
   return bits ^ ((bits >> 31) & 0x7FFFFFFF);
@@ -56,8 +53,7 @@ FXMEM_INLINE float from_ordered(int32_t key) {
   return bits_as<float>(key ^ ((key >> 31) & 0x7FFFFFFF));
 }
 
-// What a group of elements is decoded with: zero + code * step. offset and inverse serve the
-// encoder.
+// What a group of elements is decoded with, zero + code * step; the encoder needs the others.
 struct Scale {
   float step, zero, inverse, offset;
 };
@@ -98,23 +94,17 @@ FXMEM_INLINE Scale group_scale(float low, float high) {
   }
 }
 
-// The code of one element, in [-127, 127] for 8 bits and [0, 2^bits) below. chance, in [0, 1),
-// decides the direction when rounding is stochastic. Of a non-finite group any code will do.
+// The code of one element, in [-127, 127] for 8 bits and [0, 2^bits) below. Rounding is stochastic
+// where a dither is added before it. Of a non-finite group any code will do.
 template <int kBits, bool kStochastic>
-FXMEM_INLINE int32_t encode_value(float value, float inverse, float offset, float chance) {
+FXMEM_INLINE int32_t encode_value(float value, float inverse, float offset, float dither) {
   constexpr int32_t kTop = kBits == 8 ? 127 : (1 << kBits) - 1;
   constexpr int32_t kBottom = kBits == 8 ? -127 : 0;
   float level = value * inverse;
   if constexpr (kBits != 8) level = level - offset;
-  int32_t code = 0;
-  if constexpr (kStochastic) {
-    const float shifted = level + chance;
-    code = static_cast<int32_t>(shifted);
-    code -= static_cast<float>(code) > shifted ? 1 : 0;
-  } else {
-    // Adding 1.5 * 2^23 leaves the nearest integer, ties to even, in the low bits.
-    code = static_cast<int32_t>(bits_as<uint32_t>(level + 0x1.8p+23F) - 0x4B400000U);
-  }
+  if constexpr (kStochastic) level = level + dither;
+  // Adding 1.5 * 2^23 leaves the nearest integer, ties to even, in the low bits.
+  auto code = static_cast<int32_t>(bits_as<uint32_t>(level + 0x1.8p+23F) - 0x4B400000U);
   code = code < kTop ? code : kTop;
   return code > kBottom ? code : kBottom;
 }
@@ -137,8 +127,7 @@ FXMEM_INLINE uint32_t mix(uint32_t h) {
   return h ^ (h >> 16);
 }
 
-// The key of 2^32 consecutive elements: both halves of the seed and the high half of the index in
-// both.
+// The key of 2^32 consecutive elements: the seed and the high half of the index, in both numbers.
 struct Key {
   uint32_t first, second;
 };
@@ -149,13 +138,27 @@ FXMEM_INLINE Key make_key(uint64_t seed, int64_t index) {
   return {mix(mix(low ^ 0x9E3779B9U) + high), mix(mix(high ^ 0x85EBCA6BU) + low)};
 }
 
-// Uniform in [0, 1) with 24 bits: element `index` of the stream that `key` selects.
-FXMEM_INLINE float uniform(Key key, uint32_t index) {
+// 32 random bits: two numbers of the stream that `key` selects.
+FXMEM_INLINE uint32_t draw(Key key, uint32_t index) {
   uint32_t h = index ^ key.first;
   h = (h ^ (h >> 16)) * 0x7FEB352DU;
   h = ((h ^ (h >> 15)) + key.second) * 0x846CA68BU;
-  h ^= h >> 16;
-  return static_cast<float>(static_cast<int32_t>(h >> 8)) * 0x1p-24F;
+  return h ^ (h >> 16);
 }
+
+// Uniform in (-1/2, 1/2): the middle of one of 2^16 intervals, by the low half of `bits`. Added to
+// an integer and rounded it never moves it, and on the whole it moves nothing up or down.
+FXMEM_INLINE float centred(uint32_t bits) {
+  return bits_as<float>((bits & 0xFFFFU) << 7 | bits_as<uint32_t>(1.0F)) - (1.5F - 0x1p-17F);
+}
+
+// Elements that lie 16 apart in a block of 32 share one draw.
+FXMEM_INLINE float dither(Key key, uint32_t index) {
+  const uint32_t both = draw(key, (index >> 5 << 4) | (index & 15U));
+  return centred((index & 16U) != 0U ? both >> 16 : both);
+}
+
+// Uniform in (0, 1).
+FXMEM_INLINE float uniform(Key key, uint32_t index) { return 0.5F + dither(key, index); }
 
 }  // namespace fxmem

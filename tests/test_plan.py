@@ -181,6 +181,15 @@ def test_totals():
     assert (len(PLAN.sites), len(PLAN.refusals)) == (2, 1)
 
 
+def test_a_nested_region_counts_where_it_is_called():
+    region = Plan(PLAN.entries, region=True)
+    caller = Plan(PLAN.entries[2:], nested=2 * (region.before - region.after))
+    report = Report((region, caller))
+    assert report.kept == caller.after == 8192
+    assert report.before == 8192 + 2 * (PLAN.before - PLAN.after)
+    assert "graph 0, a nested region" in str(report)
+
+
 @pytest.mark.parametrize(
     "guarantees, weakest",
     [

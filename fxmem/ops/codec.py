@@ -41,7 +41,7 @@ def encode(
     Returns codes, int8 [n] for 8 bits and uint8 [ceil(bits * n / 8)] below, and bf16 scales, the
     step [groups] or the pairs (step, zero) [groups, 2]. With `seed`, an int64 tensor of one element
     on x's device, rounding is stochastic and the expectation of what decodes is x, up to
-    floating-point rounding. `error_bound` says how far one element can be off. With 4 or 2 bits,
+    2^-17 of a step. `error_bound` says how far one element can be off. With 4 or 2 bits,
     byte j of a group of m elements holds its elements j, j + h, ..., lowest bits first, where
     h = ceil(m * bits / 8); with 3, 5, 6 or 7 a group is a bit stream like that of `pack`. Raises
     RuntimeError for other bits, groups, dtypes and devices.

@@ -42,16 +42,19 @@ def _mix(h: torch.Tensor) -> torch.Tensor:
     return h ^ _shift(h, 16)
 
 
-def uniform(seed: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """reference.uniform on int32: element `index` (int64) of the stream of `seed` (int64 [1])."""
+def dither(seed: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """reference.dither on int32: element `index` (int64) of the stream of `seed` (int64 [1])."""
     low = seed.to(torch.int32) ^ _mix((index >> 32).to(torch.int32))
     high = (seed >> 32).to(torch.int32)
     key = _mix(_mix(low ^ _int32(0x9E3779B9)) + high)
     second = _mix(_mix(high ^ _int32(0x85EBCA6B)) + low)
-    h = index.to(torch.int32) ^ key
+    position = index.to(torch.int32)
+    h = ((_shift(position, 5) << 4) | (position & 15)) ^ key
     h = (h ^ _shift(h, 16)) * 0x7FEB352D
     h = ((h ^ _shift(h, 15)) + second) * _int32(0x846CA68B)
-    return _shift(h ^ _shift(h, 16), 8).to(torch.float32) * 2.0**-24
+    h = h ^ _shift(h, 16)
+    half = torch.where((position & 16) != 0, _shift(h, 16), h) & 0xFFFF
+    return half.to(torch.float32) * 2.0**-16 - (0.5 - 2.0**-17)
 
 
 def _declines(bits: int, group: int, n: int) -> bool:
@@ -80,11 +83,11 @@ def encode(x, bits, group, seed=None):
     )
     packed = None
     for part, plane in enumerate(planes):
-        chance = None
+        noise = None
         if seed is not None:
             first = torch.arange(n // group, device=x.device)[:, None] * group + part * length
-            chance = uniform(seed, first + torch.arange(length, device=x.device))
-        code = reference.encode_values(plane, step, zero, bits, chance)
+            noise = dither(seed, first + torch.arange(length, device=x.device))
+        code = reference.encode_values(plane, step, zero, bits, noise)
         if bits == 8:
             return code.to(torch.int8).view(-1), step.to(torch.bfloat16).view(-1)
         code = code.to(torch.uint8) << (bits * part)

@@ -44,32 +44,42 @@ def group_scale(low, high, bits, stochastic, round_bf16=round_bf16, floor_bf16=f
     return torch.where(finite, step, math.nan), torch.where(finite, zero, math.nan)
 
 
-def encode_values(v, step, zero, bits, chance=None):
+def encode_values(v, step, zero, bits, dither=None):
     """Codes, as float32, of values [groups, any]; step and zero [groups, 1]."""
     bottom, top = (-127, 127) if bits == 8 else (0, 2**bits - 1)
     inverse = torch.where(step > 0, 1 / step, 0.0)
     level = v * inverse if bits == 8 else v * inverse - zero * inverse
-    code = level.round() if chance is None else (level + chance).floor()
+    code = level.round() if dither is None else (level + dither).round()
     return code.clamp(bottom, top)
 
 
-def _mix(h: int) -> int:
+def _mix(h):
     h = (h ^ (h >> 16)) * 0x7FEB352D & 0xFFFFFFFF
     h = (h ^ (h >> 15)) * 0x846CA68B & 0xFFFFFFFF
     return h ^ (h >> 16)
 
 
-def uniform(seed: int, first: int, count: int) -> torch.Tensor:
-    """Elements first ... first + count of the seed's random stream in [0, 1), float32 [count]."""
+def uniform(seed: int, count: int) -> torch.Tensor:
+    """The first elements of the seed's random stream, uniform in (0, 1), float32 [count]."""
+    return dither(seed, torch.arange(count)) + 0.5
+
+
+def dither(seed: int, index: torch.Tensor) -> torch.Tensor:
+    """Elements of the seed's random stream, uniform in (-1/2, 1/2), float32.
+
+    They are the middles of 2^16 intervals. Elements 16 apart in a block of 32 share one hash.
+    """
     seed &= 2**64 - 1
-    low, high = seed & 0xFFFFFFFF ^ _mix(first >> 32), seed >> 32
+    low, high = seed & 0xFFFFFFFF ^ _mix(index >> 32), seed >> 32
     key = _mix(_mix(low ^ 0x9E3779B9) + high & 0xFFFFFFFF)
     second = _mix(_mix(high ^ 0x85EBCA6B) + low & 0xFFFFFFFF)
-    h = (torch.arange(first, first + count) & 0xFFFFFFFF) ^ key
+    position = index & 0xFFFFFFFF
+    h = ((position >> 5 << 4) | (position & 15)) ^ key
     h = (h ^ (h >> 16)) * 0x7FEB352D & 0xFFFFFFFF
     h = ((h ^ (h >> 15)) + second) * 0x846CA68B & 0xFFFFFFFF
     h ^= h >> 16
-    return (h >> 8).float() * 2.0**-24
+    half = torch.where(index & 16 != 0, h >> 16, h) & 0xFFFF
+    return half.float() * 2.0**-16 - (0.5 - 2.0**-17)
 
 
 def is_stream(bits: int) -> bool:
@@ -77,9 +87,9 @@ def is_stream(bits: int) -> bool:
     return 8 % bits != 0
 
 
-def _encode_groups(v, bits, chance):
-    step, zero = group_scale(v.amin(1), v.amax(1), bits, chance is not None)
-    codes = encode_values(v, step[:, None], zero[:, None], bits, chance)
+def _encode_groups(v, bits, noise):
+    step, zero = group_scale(v.amin(1), v.amax(1), bits, noise is not None)
+    codes = encode_values(v, step[:, None], zero[:, None], bits, noise)
     codes = codes.nan_to_num(0.0)
     if bits == 8:
         return codes.to(torch.int8).flatten(), step.to(torch.bfloat16)
@@ -99,13 +109,13 @@ def encode(x, bits, group, seed=None):
     checks.encode(x, bits, group, seed)
     flat = layout.flatten(x).float()
     n = flat.numel()
-    chance = None if seed is None else uniform(int(seed), 0, n).to(x.device)
+    noise = None if seed is None else dither(int(seed), torch.arange(n)).to(x.device)
     full = n - n % group
     codes, scales = [], []
     for part, width in (slice(0, full), group), (slice(full, n), n % group):
         if part.stop > part.start:
-            u = None if chance is None else chance[part].view(-1, width)
-            code, scale = _encode_groups(flat[part].view(-1, width), bits, u)
+            added = None if noise is None else noise[part].view(-1, width)
+            code, scale = _encode_groups(flat[part].view(-1, width), bits, added)
             codes.append(code)
             scales.append(scale)
     if not codes:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch._guards import detect_fake_mode
+from torch._higher_order_ops.invoke_subgraph import invoke_subgraph
 
 from fxmem.compat import hint
 from fxmem.plan import Residual
@@ -103,6 +104,33 @@ def from_tangents(graph: fx.Graph) -> set[fx.Node]:
     return tainted
 
 
+def regions(module: fx.GraphModule, kept: Iterable[fx.Node]) -> list[fx.GraphModule]:
+    """Return the nested compiled regions that return what is `kept`, one entry a call."""
+    calls = dict.fromkeys(n.args[0] for n in kept if leaves_region(n))
+    return [getattr(module, call.args[0].target) for call in calls]
+
+
+def leaves_region(node: fx.Node) -> bool:
+    """Whether a node is an output of a nested compiled region."""
+    return node.target is operator.getitem and node.args[0].target is invoke_subgraph
+
+
+def memory(module: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, ...]:
+    """Return what stands for the storage of a node's tensor: two nodes share it if it is equal.
+
+    That is its owner; beyond a nested region's output, the call and the owner inside the region.
+    """
+    node = owner(node)
+    while leaves_region(node):
+        call, index = node.args
+        region = getattr(module, call.args[0].target)
+        inner = owner(region.graph.output_node().args[0][index])
+        if inner.op != "placeholder":
+            return (call, inner)
+        node = owner(call.args[2 + region.graph.find_nodes(op="placeholder").index(inner)])
+    return (node,)
+
+
 def module_path(node: fx.Node) -> str:
     """Return the dotted path of the nn.Module that a node was traced in, "" at the top."""
     stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack") or {}
@@ -125,12 +153,12 @@ def op_name(node: fx.Node) -> str:
     return node.op if node.op != "call_function" else getattr(node.target, "__name__", "call")
 
 
-def describe(node: fx.Node, name: str | None = None) -> Residual:
-    """Return the plain record of a kept value, for plans and reports."""
+def describe(node: fx.Node, name: str, size: int) -> Residual:
+    """Return the plain record of a kept value of `size` bytes, for plans and reports."""
     value = tensor(node)
     shape = tuple(s if isinstance(s, int) else str(s) for s in value.shape)
     dtype = str(value.dtype).removeprefix("torch.")
-    return Residual(name or node.name, module_path(node), op_name(node), shape, dtype, nbytes(node))
+    return Residual(name, module_path(node), op_name(node), shape, dtype, size)
 
 
 def emit(graph: fx.Graph, target: Callable, *args: Any, like: fx.Node | None = None) -> fx.Node:

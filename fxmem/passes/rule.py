@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fxmem.passes.graph import describe
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.plan import Plan, Refusal, Site
 from fxmem.policy import Policy
@@ -53,8 +52,7 @@ def plan(pair: Pair, policy: Policy, rules: Sequence[Rule]) -> tuple[Plan, list[
     decisions: list[Decision] = []
     free = pair.storages()
     for storage in free:
-        record = describe(storage.owner, storage.views[0].name)
-        entries[storage] = Refusal(record, "", "no rule keeps it in less")
+        entries[storage] = Refusal(storage.record, "", "no rule keeps it in less")
     for rule in rules:
         for storage, answer in zip(free, rule.match(pair, free, policy), strict=True):
             if isinstance(answer, Match) and not policy.allows(rule.name):

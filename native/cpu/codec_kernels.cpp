@@ -57,15 +57,27 @@ FXMEM_INLINE void put_scales(const Batch& batch, int count, uint16_t* out) {
   }
 }
 
+// The dithers of a group that begins at element `first`, a multiple of 32; in whole blocks.
+FXMEM_INLINE void find_dithers(Key key, int64_t first, int count, float* dithers) {
+  for (int block = 0; block < count; block += 32) {
+    const uint32_t from = static_cast<uint32_t>(first + block) >> 1;
+    for (int i = 0; i < 16; ++i) {
+      const uint32_t both = draw(key, from + i);
+      dithers[block + i] = centred(both);
+      dithers[block + 16 + i] = centred(both >> 16);
+    }
+  }
+}
+
 // x holds whole bytes' worth of elements.
 template <int kBits, bool kStochastic>
 FXMEM_INLINE void encode_group(const float* x, int count, float inverse, float offset, Key key,
                                int64_t first, uint8_t* codes) {
   alignas(64) int32_t code[kLargestGroup + kSlack];
-  for (int i = 0; i < padded<kBits>(count); ++i) {
-    const float chance = kStochastic ? uniform(key, static_cast<uint32_t>(first) + i) : 0.0F;
-    code[i] = encode_value<kBits, kStochastic>(x[i], inverse, offset, chance);
-  }
+  alignas(64) float dithers[kStochastic ? kLargestGroup + 32 : 1];
+  if constexpr (kStochastic) find_dithers(key, first, padded<kBits>(count), dithers);
+  for (int i = 0; i < padded<kBits>(count); ++i)
+    code[i] = encode_value<kBits, kStochastic>(x[i], inverse, offset, kStochastic ? dithers[i] : 0);
   if constexpr (kIsStream<kBits>) {
     put_stream<kBits>(code, count, codes);
     return;

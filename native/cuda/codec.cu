@@ -73,9 +73,9 @@ __global__ void encode_kernel(const T* x, uint8_t* codes, uint16_t* scales, int6
 #pragma unroll
       for (int v = 0; v < kWidth; ++v) {
         const uint32_t index = static_cast<uint32_t>(at.first) + part * at.length + at.offset + v;
-        const float chance = kStochastic ? uniform(key, index) : 0.0F;
+        const float noise = kStochastic ? dither(key, index) : 0.0F;
         const int code = encode_value<kBits, kStochastic>(to_float(loaded[part].at[v]),
-                                                          scale.inverse, scale.offset, chance);
+                                                          scale.inverse, scale.offset, noise);
         if constexpr (kBits == 8) {
           bytes.at[v] = static_cast<uint8_t>(code);
         } else if (v < there) {

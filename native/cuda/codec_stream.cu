@@ -52,9 +52,9 @@ __global__ void encode_kernel(const T* x, uint8_t* codes, uint16_t* scales, int6
     uint64_t bytes = 0;
 #pragma unroll
     for (int v = 0; v < kUnit; ++v) {
-      const float chance = kStochastic ? uniform(key, static_cast<uint32_t>(unit.first) + v) : 0.0F;
+      const float noise = kStochastic ? dither(key, static_cast<uint32_t>(unit.first) + v) : 0.0F;
       const int code = encode_value<kBits, kStochastic>(to_float(loaded.at[v]), scale.inverse,
-                                                        scale.offset, chance);
+                                                        scale.offset, noise);
       if (v < unit.present) bytes |= static_cast<uint64_t>(code) << (8 * v);
     }
     const uint64_t stream = squeeze<kBits>(bytes);

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import fxmem
+from fxmem.measure import kept
 
 from .decoder import Block, Decoder
 from .training import (
@@ -48,6 +49,20 @@ def test_nested_as_eager(preset):
     assert bool(encoded(graphs=2)) == (preset != "exact")
     sites = [site for plan in fxmem.last_report(graphs=2).plans for site in plan.sites]
     assert not any("invoke" in site.residual.op for site in sites)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_report_counts_a_region_once_a_call(preset):
+    """Two blocks call one region: its plan is one, what is kept is two."""
+    model, batch = Decoder(call=nested, dropout=0.0), tokens()
+    report = fxmem.explain(model, **batch, policy=preset)
+    options = {"preset": preset, "inner": "aot_eager"}
+    compiled = torch.compile(model, backend="fxmem", options=options)
+    measured = kept(lambda: compiled(**batch)).nbytes
+    assert [plan.region for plan in report.plans] == [True, False]
+    assert report.kept == pytest.approx(measured, rel=0.005)
+    assert (report.kept < report.before) == (preset != "exact")
+    assert report.before < report.baselines["inductor"]
 
 
 @pytest.mark.parametrize("preset", ("exact", "balanced"))

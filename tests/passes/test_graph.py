@@ -153,7 +153,7 @@ def test_emit_computes_its_own_meta_and_inherits_its_origin():
 
 def test_describe_is_plain():
     graph = traced(lambda x: x.half() * 2, torch.ones(3, 4))
-    record = describe(named(graph, "aten.mul"), "kept")
+    record = describe(named(graph, "aten.mul"), "kept", 24)
     assert (record.name, record.op, record.shape) == ("kept", "aten.mul", (3, 4))
     assert (record.dtype, record.nbytes) == ("float16", 24)
 

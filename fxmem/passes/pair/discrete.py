@@ -90,7 +90,7 @@ def _frees(pair: Pair, node: fx.Node, floats: dict[fx.Node, Storage], policy: Po
     storages = {floats[n] for n in cone if n in floats}
     freed = 0
     for storage in storages:
-        if why_shared(pair, storage.owner) is not None:
+        if why_shared(pair, storage) is not None:
             continue
         taken = [pair.taken(view.name) for view in storage.views]
         if all(set(placeholder.users) <= cone for placeholder in taken):

@@ -7,7 +7,7 @@ import operator
 import torch
 from torch import fx
 
-from fxmem.passes.graph import nbytes, numel, op_name, owner, tensor
+from fxmem.passes.graph import leaves_region, nbytes, numel, op_name, owner, tensor
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.policy import Policy
 
@@ -27,7 +27,7 @@ def why_exact(pair: Pair, storage: Storage, policy: Policy) -> str | None:
     """Return why a storage must be kept without loss, None where it may be encoded."""
     node = storage.owner
     return (
-        why_shared(pair, node)
+        why_shared(pair, storage)
         or _why_by_value(storage, policy)
         or (None if pair.knows_sizes(storage) else "a size of it is not known in the backward")
         or _why_by_origin(pair, node)
@@ -35,13 +35,13 @@ def why_exact(pair: Pair, storage: Storage, policy: Policy) -> str | None:
     )
 
 
-def why_shared(pair: Pair, node: fx.Node) -> str | None:
+def why_shared(pair: Pair, storage: Storage) -> str | None:
     """Return why keeping something else instead would free nothing, or not be safe."""
-    if any(isinstance(out, fx.Node) and owner(out) is node for out in pair.outputs):
+    if any(isinstance(out, fx.Node) and owner(out) is storage.owner for out in pair.outputs):
         return "the caller holds it too: it is an output of the graph"
-    if is_region_output(node):
-        if "invoke_subgraph" in op_name(node):
-            return "it leaves a nested compiled region, which encodes its own residuals"
+    if any(leaves_region(owner(view)) for view in storage.views):
+        return "it leaves a nested compiled region, which encodes its own residuals"
+    if is_region_output(storage.owner):
         return "a higher-order operator makes it, and its outputs may share memory"
     return None
 

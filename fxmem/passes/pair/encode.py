@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from fxmem.passes.graph import describe, emit, numel, tensor
+from fxmem.passes.graph import emit, numel, tensor
 from fxmem.passes.pair.allocate import Width, allocate
 from fxmem.passes.pair.eligible import why_exact
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.passes.pair.rewrite import Sizes, is_dense, substitute
 from fxmem.passes.pair.sensitivity import is_linear, is_logits
 from fxmem.passes.rule import Match
-from fxmem.plan import Refusal, Residual, Site
+from fxmem.plan import Refusal, Site
 from fxmem.policy import Policy
 
 # What is encoded (the storage, or those views of it that are needed), each with the kept nodes.
@@ -53,17 +53,13 @@ class Encode:
             elif tensor(storage.owner).dtype == torch.bool:
                 answers.append(None)
             else:
-                answers.append(Refusal(_record(storage), self.name, refused[storage]))
+                answers.append(Refusal(storage.record, self.name, refused[storage]))
         return answers
 
     def apply(self, pair: Pair, storage: Storage, match: Match) -> None:
         """Encode after the producer, decode before the first use."""
         for source, members in match.recipe.parts:
             _encode_part(pair, source, members, match.recipe)
-
-
-def _record(storage: Storage) -> Residual:
-    return describe(storage.owner, storage.views[0].name)
 
 
 def _refuse(pair: Pair, storage: Storage, policy: Policy) -> str | None:
@@ -83,11 +79,11 @@ def _site(
     pair: Pair, storage: Storage, parts: Parts, width: Width, kept: int, policy: Policy
 ) -> Match | Refusal:
     if kept >= storage.nbytes:
-        return Refusal(_record(storage), Encode.name, f"{width.bits} bits would not be fewer bytes")
+        return Refusal(storage.record, Encode.name, f"{width.bits} bits would not be fewer bytes")
     stochastic = policy.rounding == "stochastic"
     guarantee = "unbiased" if stochastic and is_linear(pair, storage) else "bounded"
     action = f"{width.bits} bits, groups of {width.group}" + (", stochastic" if stochastic else "")
-    site = Site(_record(storage), Encode.name, action, kept, guarantee)
+    site = Site(storage.record, Encode.name, action, kept, guarantee)
     return Match(site, Recipe(parts, width, stochastic))
 
 

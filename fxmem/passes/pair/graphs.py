@@ -18,20 +18,28 @@ from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
 from fxmem.compat import saved_descriptors, unchecked
-from fxmem.passes.graph import nbytes, owner, tensor, view_chain
+from fxmem.passes.graph import describe, memory, nbytes, owner, tensor, view_chain
+from fxmem.plan import Residual
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Memory kept for the backward: the forward node that owns it, and its views that are kept."""
+    """Memory kept for the backward.
+
+    Attributes:
+        owner: the forward node that owns it; of what leaves a nested region, the first that does.
+        views: the nodes that are kept, all of this memory.
+        nbytes: of the whole, which a view keeps alive.
+    """
 
     owner: fx.Node
     views: tuple[fx.Node, ...]
+    nbytes: int
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the storage: a view keeps all of it alive."""
-        return nbytes(self.owner)
+    def record(self) -> Residual:
+        """What plans and reports say of it."""
+        return describe(self.owner, self.views[0].name, self.nbytes)
 
 
 class Pair:
@@ -66,11 +74,14 @@ class Pair:
 
     def storages(self) -> list[Storage]:
         """Return what is kept beyond the caller's own inputs, one entry a storage, in order."""
-        views: dict[fx.Node, list[fx.Node]] = {}
+        views: dict[tuple[fx.Node, ...], list[fx.Node]] = {}
         for node in self.saved:
-            if owner(node).op != "placeholder":
-                views.setdefault(owner(node), []).append(node)
-        return [Storage(node, tuple(members)) for node, members in views.items()]
+            views.setdefault(memory(self.forward, node), []).append(node)
+        return [
+            Storage(owner(members[0]), tuple(members), nbytes(where[-1]))
+            for where, members in views.items()
+            if where[-1].op != "placeholder"
+        ]
 
     def taken(self, name: str) -> fx.Node:
         """Return the backward's placeholder for the kept forward node of that name."""

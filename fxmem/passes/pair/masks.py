@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from fxmem import ops
-from fxmem.passes.graph import describe, emit, numel, tensor
+from fxmem.passes.graph import emit, numel, tensor
 from fxmem.passes.pair.eligible import why_shared
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.passes.pair.rewrite import Sizes, is_dense, substitute
@@ -32,8 +32,8 @@ class Masks:
         value = tensor(storage.owner)
         if value.dtype != torch.bool:
             return None
-        record = describe(storage.owner, storage.views[0].name)
-        if why := why_shared(pair, storage.owner):
+        record = storage.record
+        if why := why_shared(pair, storage):
             return Refusal(record, self.name, why)
         if numel(storage.owner) is None:
             return Refusal(record, self.name, "its size is not known when compiling")
