@@ -19,9 +19,14 @@ def _hint(value: int) -> int:
     return value if isinstance(value, int) else value.node.hint or 0
 
 
+def outermost_first(size: Ints, stride: Ints) -> list[int]:
+    """The dimensions from the outermost in memory to the innermost, dense or not."""
+    return sorted(range(len(size)), key=lambda d: (-_hint(stride[d]), known_int(size[d]) == 1))
+
+
 def memory_order(size: Ints, stride: Ints) -> list[int] | None:
     """The dimensions from outermost to innermost in memory, or None if the layout is not dense."""
-    order = sorted(range(len(size)), key=lambda d: (-_hint(stride[d]), known_int(size[d]) == 1))
+    order = outermost_first(size, stride)
     if any(known_int(length) == 0 for length in size):
         return list(range(len(size)))
     expected = 1

@@ -14,7 +14,7 @@ from fxmem.passes.pair.allocate import Width, allocate
 from fxmem.passes.pair.eligible import why_exact
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.passes.pair.rewrite import Sizes, is_dense, substitute
-from fxmem.passes.pair.sensitivity import is_linear, is_logits
+from fxmem.passes.pair.sensitivity import is_linear, logits
 from fxmem.passes.rule import Match
 from fxmem.plan import Refusal, Site
 from fxmem.policy import Policy
@@ -41,7 +41,8 @@ class Encode:
         self, pair: Pair, storages: Sequence[Storage], policy: Policy
     ) -> list[Match | Refusal | None]:
         """Match big floating storages that nothing obliges to be exact."""
-        refused = {storage: _refuse(pair, storage, policy) for storage in storages}
+        amplified = logits(pair) if policy.lossy else set()
+        refused = {storage: _refuse(pair, storage, policy, amplified) for storage in storages}
         parts = {storage: _parts(storage) for storage in storages if refused[storage] is None}
         elements = {s: [numel(source) for source, _ in parts[s]] for s in parts}
         widths = allocate(pair, elements, policy) if parts else {}
@@ -62,13 +63,13 @@ class Encode:
             _encode_part(pair, source, members, match.recipe)
 
 
-def _refuse(pair: Pair, storage: Storage, policy: Policy) -> str | None:
+def _refuse(pair: Pair, storage: Storage, policy: Policy, amplified: set[fx.Node]) -> str | None:
     if not policy.allows(Encode.name):
         return f"rules forbid {Encode.name!r}"
     if not policy.lossy:
         return f"preset {policy.preset!r} keeps it exactly"
     why = why_exact(pair, storage, policy)
-    if why is None and is_logits(pair, storage):
+    if why is None and storage.owner in amplified:
         return "logits: an error in them is a relative one of every probability of the loss"
     if why is None and _parts(storage)[0][0] is storage.owner:
         return None if is_dense(tensor(storage.owner)) else "it has gaps in memory"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import fx
 
-from fxmem.compat import hint
+from fxmem.ops import layout
 from fxmem.passes.graph import aten, emit, tensor, view_chain
 from fxmem.passes.pair.graphs import Pair, size_arguments
 
@@ -19,27 +19,15 @@ Sizes = Sequence[int | fx.Node]
 Decode = Callable[[fx.Graph, Sequence[fx.Node], Sizes, Sizes], fx.Node]
 
 
-def memory_order(value: torch.Tensor) -> tuple[int, ...]:
-    """Return the dimensions from the outermost in memory to the innermost."""
-    known = [hint(stride) or 0 for stride in value.stride()]
-    return tuple(sorted(range(value.dim()), key=lambda dim: -known[dim]))
-
-
 def is_dense(value: torch.Tensor) -> bool:
     """Whether a tensor's elements fill its memory, each place once, in some order of dimensions."""
-    expected = 1
-    for dim in reversed(memory_order(value)):
-        size, stride = hint(value.shape[dim]), hint(value.stride(dim))
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return True
+    return layout.memory_order(value.shape, value.stride()) is not None
 
 
 def dense_strides(value: torch.Tensor) -> list[int | torch.SymInt]:
     """Return the strides of a tensor with its gaps closed: its own where it has none."""
     strides, step = [0] * value.dim(), 1
-    for dim in reversed(memory_order(value)):
+    for dim in reversed(layout.outermost_first(value.shape, value.stride())):
         strides[dim], step = step, step * value.shape[dim]
     return strides
 
@@ -54,11 +42,11 @@ def substitute(
     a compiler gives `source` later; what is decoded has the strides that were traced.
     """
     value = tensor(source)
-    order = memory_order(value)
+    order = layout.outermost_first(value.shape, value.stride())
     forward, backward = pair.forward.graph, pair.backward.graph
     with forward.inserting_before(_after(source)):
         x = source
-        if order != tuple(range(value.dim())):
+        if order != list(range(value.dim())):
             x = emit(forward, aten.permute.default, x, order, like=source)
         if value.dim() != 1:
             x = emit(forward, aten.reshape.default, x, [-1], like=source)

@@ -14,10 +14,9 @@ from torch import fx
 from fxmem.passes.graph import ancestors, aten, is_view, numel, op_name, owner, tensor
 from fxmem.passes.pair.graphs import Pair, Storage
 
-LINEAR = {
-    f"aten.{op}" for op in ("add", "sub", "neg", "clone", "_to_copy", "where", "copy", "alias")
-}
-LINEAR |= {"prims.convert_element_type"}
+LINEAR = {f"aten.{op}" for op in ("add", "sub", "neg", "clone", "where", "copy", "alias")}
+CASTS = ("aten._to_copy", "prims.convert_element_type")
+LINEAR |= {*CASTS}
 PRODUCTS = {f"aten.{op}" for op in ("mm", "bmm", "addmm", "baddbmm", "convolution_backward")}
 NORMALISERS = ("aten.log", "aten.logsumexp")
 ATTENTION = ("scaled_dot_product", "flash_attention", "efficient_attention", "flex_attention")
@@ -47,17 +46,18 @@ def _is_scaled_attention(node: fx.Node) -> bool:
     return is_small and any(word in op_name(node) for word in ATTENTION)
 
 
-def is_logits(pair: Pair, storage: Storage) -> bool:
-    """Whether it holds the logits of a log-softmax, or its results, or their exponentials."""
-    node = storage.owner
-    if op_name(node) == "aten.exp":
-        node = owner(node.args[0])
+def logits(pair: Pair) -> set[fx.Node]:
+    """Return the forward's nodes that are logits of a log-softmax, its results or their exp."""
     subtractions = pair.forward.graph.find_nodes(op="call_function", target=aten.sub.Tensor)
     log_softmaxes = [n for n in subtractions if _is_normaliser(n.args[1])]
-    return node in ancestors(log_softmaxes, lambda n: not _is_elementwise(n))
+    found = set(ancestors(log_softmaxes, lambda n: not _is_elementwise(n)))
+    exponentials = pair.forward.graph.find_nodes(op="call_function", target=aten.exp.default)
+    return found.union(n for n in exponentials if owner(n.args[0]) in found)
 
 
 def _is_normaliser(value: fx.Node | float) -> bool:
+    while isinstance(value, fx.Node) and (is_view(value) or op_name(value) in CASTS):
+        value = value.args[0]
     return isinstance(value, fx.Node) and op_name(value) in NORMALISERS
 
 
