@@ -66,11 +66,11 @@ def read_text(root: Path | None = None) -> Text:
     return Text(train, held_out)
 
 
-def new_model(task: Task) -> torch.nn.Module:
-    """Return GPT-2 with random weights (seed 0) over 256 bytes, dropout 0.1 as GPT-2 has it."""
+def new_model(task: Task, seed: int = 0) -> torch.nn.Module:
+    """Return GPT-2 with random weights over 256 bytes, dropout 0.1 as GPT-2 has it."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=256,

@@ -1,0 +1,128 @@
+"""Tables of levels: those that fxmem ships, a user's own, and their files.
+
+A file holds for every function and width two arrays, as FewBit's do: `{name}{bits:02d}-borders`,
+2^bits + 1 borders of which the outermost are the ends of the domain, and `{name}{bits:02d}-levels`.
+Where borders begin at 0 the derivative is even and |x| is coded; where there are none codes are
+drawn. `{name}{bits:02d}-error` is fxmem's own addition.
+
+    python -m fxmem.activations.store
+
+fits everything that is shipped anew.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from . import fits
+from .calculus import is_even, kinks, slope_curve, step_slopes, value_curve
+from .inverse import fit_now
+from .levels import WIDTHS, Levels, fit_widths
+from .table import TABLE, Activation
+from .unbiased import fit_unbiased
+from .weight import Weight
+
+END = 100.0
+KEY = re.compile(r"(\w+?)(\d\d)-levels")
+# Weight and kind of the levels in each shipped file.
+SHIPPED = {"normal": ("normal", False), "uniform": ("uniform", False), "unbiased": ("normal", True)}
+
+Tables = Mapping[tuple[str, int], Levels]
+
+
+def levels(
+    activation: Activation | str,
+    bits: int,
+    weight: Weight | str = "normal",
+    *,
+    parameters: Sequence[float] | None = None,
+    unbiased: bool = False,
+) -> Levels:
+    """The best 2^bits levels for an activation: shipped where they are, else fitted now.
+
+    Raises KeyError for an unknown name and ValueError for bits other than 1 to 8, for an unknown
+    weight, and for a gated row or a piecewise linear one, whose codes are exact without levels.
+    """
+    row = TABLE[activation] if isinstance(activation, str) else activation
+    values = row.defaults if parameters is None else tuple(map(float, parameters))
+    if values == row.defaults and row == TABLE.get(row.name):
+        for file, kind in SHIPPED.items():
+            if kind == (weight, unbiased) and (row.name, bits) in _shipped(file):
+                return _shipped(file)[row.name, bits]
+    return fit_row(row, (bits,), weight, values, unbiased)[bits]
+
+
+@cache
+def fit_row(
+    row: Activation,
+    widths: tuple[int, ...] = tuple(WIDTHS),
+    weight: Weight | str = "normal",
+    parameters: tuple[float, ...] | None = None,
+    unbiased: bool = False,
+) -> dict[int, Levels]:
+    """Levels of `row` for each width, fitted now; see `levels`."""
+    if row.gate or step_slopes(row):
+        why = "gated" if row.gate else "piecewise linear"
+        raise ValueError(f"{row.name} is {why}: no levels are fitted to it")
+    slope, breaks = slope_curve(row, parameters), kinks(row, parameters)
+    if unbiased:
+        return fit_unbiased(slope, widths, weight, breaks=breaks)
+    f, even = value_curve(row, parameters), is_even(row, parameters)
+    return fit_widths(f, slope, widths, weight, even=even, breaks=breaks)
+
+
+def save(path: Path | str, tables: Tables) -> None:
+    """Write levels by (name, bits) to an .npz file."""
+    arrays = {}
+    for (name, bits), table in tables.items():
+        key = f"{name}{bits:02d}"
+        ends = [] if table.unbiased else [[0.0 if table.even else -END], [END]]
+        borders = np.concatenate([ends[0], table.borders, ends[1]]) if ends else table.borders
+        arrays |= {f"{key}-borders": borders, f"{key}-levels": table.levels}
+        arrays[f"{key}-error"] = np.float64(table.error)
+    np.savez_compressed(path, **arrays)
+
+
+def load(path: Path | str) -> dict[tuple[str, int], Levels]:
+    """Read what `save` or FewBit wrote. Raises ValueError where borders do not fit levels."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    keys = [match.groups() for match in map(KEY.fullmatch, arrays) if match]
+    return {(name, int(bits)): _read(arrays, f"{name}{bits}") for name, bits in keys}
+
+
+def _read(arrays: Mapping[str, np.ndarray], key: str) -> Levels:
+    found, borders = arrays[f"{key}-levels"], arrays.get(f"{key}-borders")
+    if borders is None or len(borders) not in (0, len(found) + 1):
+        raise ValueError(
+            f"{key}-borders must be {len(found) + 1} numbers, two more than are inside"
+        )
+    error = float(arrays.get(f"{key}-error", np.nan))
+    unbiased = len(borders) == 0
+    even = not unbiased and borders[0] >= 0
+    return Levels(borders[1:-1].astype(float), found.astype(float), error, bool(even), unbiased)
+
+
+@cache
+def _shipped(file: str) -> Tables:
+    path = Path(__file__).with_name(f"{file}.npz")
+    return load(path) if path.exists() else {}
+
+
+def main() -> None:
+    """Fit every row and write the files that are shipped."""
+    rows = [row for row in TABLE.values() if not row.gate]
+    found = {row.name: fit_now(row) for row in rows}
+    fits.save({name: one for name, one in found.items() if one})
+    smooth = [row for row in rows if not step_slopes(row)]
+    for file, (weight, unbiased) in SHIPPED.items():
+        each = {row.name: fit_row(row, weight=weight, unbiased=unbiased) for row in smooth}
+        tables = {(name, bits): table for name, of in each.items() for bits, table in of.items()}
+        save(Path(__file__).with_name(f"{file}.npz"), tables)
+
+
+if __name__ == "__main__":
+    main()
