@@ -61,13 +61,12 @@ def prepare() -> None:
 
 def parts(args: argparse.Namespace) -> dict[str, list[str]]:
     """Return the command of each part; `{json}` stands for where its figures go."""
-    stack = ["benchmarks/stack.py", "--device", "cuda", "--json", "{json}"]
-    codec = ["benchmarks/codec.py", "--device", "cuda", "--json", "{json}"]
-    return {
-        "tests": ["-m", "pytest", "-q", "-m", "cuda"],
-        "codec": codec + (["--rounds", "4"] if args.quick else []),
-        "stack": stack + (["--quick"] if args.quick else []),
-    }
+    quick = {"codec": ["--rounds", "4"], "stack": ["--quick"], "activation": ["--quick"]}
+    found = {"tests": ["-m", "pytest", "-q", "-m", "cuda"]}
+    for name in ("codec", "activation", "eager", "stack"):
+        command = [f"benchmarks/{name}.py", "--device", "cuda", "--json", "{json}"]
+        found[name] = command + (quick.get(name, []) if args.quick else [])
+    return found
 
 
 def run(name: str, command: list[str], out: Path) -> dict:

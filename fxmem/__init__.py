@@ -1,9 +1,14 @@
 """fxmem makes training fit: less is kept between forward and backward, and it says what and why."""
 
+from importlib import import_module
+
+from fxmem.calibrate import calibrate
+from fxmem.convert import convert, map_module
 from fxmem.explain import explain
 from fxmem.history import last_report
 from fxmem.plan import Plan, Refusal, Report, Residual, Site
 from fxmem.policy import Policy, PolicyError
+from fxmem.transform import report, transform
 
 __version__ = "0.1.0"
 __all__ = [
@@ -14,6 +19,18 @@ __all__ = [
     "Report",
     "Residual",
     "Site",
+    "calibrate",
+    "convert",
     "explain",
     "last_report",
+    "map_module",
+    "report",
+    "transform",
 ]
+
+
+def __getattr__(name: str):
+    """Import the activations on first use: their mathematics takes half a second."""
+    if name in ("functional", "nn"):
+        return import_module(f"fxmem.{name}")
+    raise AttributeError(f"module 'fxmem' has no attribute {name!r}")

@@ -6,7 +6,11 @@ import sys
 from importlib import import_module
 
 # A command's module has a ``main(arguments)`` that returns the exit status.
-COMMANDS = {"demo": ("fxmem.demo.command", "train a small language model with and without fxmem")}
+COMMANDS = {
+    "demo": ("fxmem.demo.command", "train a small language model with and without fxmem"),
+    "quantize": ("fxmem.commands.quantize", "fit few-bit levels to an activation's slope"),
+    "gallery": ("fxmem.commands.gallery", "draw every activation's slope with its codes"),
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -32,15 +32,16 @@ def fxmem(
         PolicyError: for an unknown, impossible or conflicting option, by name.
     """
     from fxmem.partitioner import Partitioner
+    from fxmem.passes.forward.asked import rewrite_asked
 
     policy, inner, inductor_options = read_options(mode, options or {})
-    partitioner = Partitioner(policy)
-    if inner != "inductor":
-        return _without_inductor(gm, example_inputs, partitioner, inner)
     trains = torch.is_grad_enabled() and any(
         isinstance(value, torch.Tensor) and value.requires_grad
         for value in (*example_inputs, *gm.parameters())
     )
+    partitioner = Partitioner(policy, rewrite_asked(gm, policy) if trains else ())
+    if inner != "inductor":
+        return _without_inductor(gm, example_inputs, partitioner, inner)
     patches = {**_frugal(gm, policy.lossy and trains), **inductor_options}
     return _with_inductor(gm, example_inputs, partitioner, patches)
 

@@ -19,8 +19,9 @@ def explain(
 ) -> Report:
     """Compile a model as backend="fxmem" does, but without Inductor, and report on it.
 
-    The model is run forward on the inputs, so its gradients must be enabled: once to trace it and
-    twice to measure what eager keeps. Random state and buffers are put back afterwards.
+    The model is run forward on the inputs, so its gradients must be enabled: once to trace it (or
+    twice, with and without rules asked for by name) and twice to measure what eager keeps. Random
+    state and buffers are put back afterwards.
 
     Args:
         model: an nn.Module or a function.
@@ -33,14 +34,20 @@ def explain(
     """
     from fxmem.observer import Observer
 
-    found = Observer(Policy.of(policy))
+    policy = Policy.of(policy)
+    found, plain = Observer(policy), Observer(policy.without_asked())
     with _untouched(model):
-        torch.compile(_fresh(model), backend=found)(*args, **kwargs)
+        # Without the rules asked for by name, to tell what they gain or cost.
+        for observer in (found, plain) if plain.policy != policy else (found,):
+            torch.compile(_fresh(model), backend=observer)(*args, **kwargs)
         if not found.plans:
             raise ValueError(
                 "nothing is kept: no output of the model depends on what requires a gradient"
             )
-        baselines = {**_eager(model, args, kwargs), "inductor": found.inductor}
+        baselines = _eager(model, args, kwargs)
+    baselines["inductor"] = (plain if plain.plans else found).inductor
+    if plain.plans:
+        baselines["fxmem, without rules asked for"] = Report(tuple(plain.plans)).kept
     return Report(tuple(found.plans), baselines, tuple(found.graphs))
 
 

@@ -16,6 +16,7 @@ from torch._inductor.virtualized import V
 
 from fxmem.compat import min_cut_rematerialization_partition
 from fxmem.partitioner import Partitioner
+from fxmem.passes.forward.asked import rewrite_asked
 from fxmem.passes.graph import copied, regions
 from fxmem.passes.pair.graphs import Pair
 from fxmem.plan import Plan
@@ -38,9 +39,11 @@ class Observer:
         self.plans: list[Plan] = []
         self.graphs: list[Halves] = []
         self.inductor = 0
+        self.notes: tuple[str, ...] = ()
 
     def __call__(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        """Compile a Dynamo graph to itself."""
+        """Compile a Dynamo graph to itself, but for the rules that are asked for by name."""
+        self.notes = rewrite_asked(gm, self.policy)
         compiler = aot_autograd(
             fw_compiler=nop, decompositions=select_decomp_table, partition_fn=self._partition
         )
@@ -57,7 +60,7 @@ class _Observing(Partitioner):
     """The partitioner, telling an observer."""
 
     def __init__(self, observer: Observer) -> None:
-        super().__init__(observer.policy)
+        super().__init__(observer.policy, observer.notes)
         self.observer = observer
 
     def __call__(self, gm: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any) -> Halves:

@@ -34,10 +34,12 @@ class Partitioner(CustomPartitionerFn):
     """Decides what crosses from forward to backward, and how it is stored.
 
     Holds nothing but the policy: Inductor copies, pickles and hashes it with its configuration.
+    And notes for the plan, on what was done to the graph before it was differentiated.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, notes: tuple[str, ...] = ()) -> None:
         self.policy = policy
+        self.notes = notes
 
     def __call__(
         self, gm: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any
@@ -68,7 +70,8 @@ class Partitioner(CustomPartitionerFn):
         called = (region.meta.get(PLAN) for region in regions(pair.forward, pair.saved))
         saved = sum(nested.before - nested.after for nested in called if nested is not None)
         # AOTAutograd gives example inputs for whole graphs, and none for the regions in them.
-        plan = Plan(plan.entries, tuple(notes), region=not joint_inputs, nested=saved)
+        notes = (*(self.notes if joint_inputs else ()), *notes)
+        plan = Plan(plan.entries, notes, region=not joint_inputs, nested=saved)
         pair.forward.meta[PLAN] = plan
         return pair, plan
 

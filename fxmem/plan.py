@@ -110,11 +110,13 @@ class Report:
         plans: one :class:`Plan` for each compiled graph (a graph break makes two).
         baselines: bytes kept by others on the same model, by name ("eager", "inductor").
         graphs: (forward, backward) GraphModules, one pair a plan; empty where only plans are held.
+        unchanged: what the bytes before are called in the totals.
     """
 
     plans: tuple[Plan, ...]
     baselines: dict[str, int] = field(default_factory=dict)
     graphs: tuple[Any, ...] = ()
+    unchanged: str = "this cut, not encoded"
 
     @property
     def entries(self) -> Iterator[Site | Refusal]:
@@ -167,7 +169,7 @@ class Report:
     __repr__ = __str__
 
     def _totals(self) -> list[str]:
-        rows = [*self.baselines.items(), ("this cut, not encoded", self.before)]
+        rows = [*self.baselines.items(), (self.unchanged, self.before)]
         rows.append((f"fxmem ({self.guarantee})", self.kept))
         width = max(len(name) for name, _ in rows)
         return [f"{name:<{width}}  {nbytes / MiB:10.2f} MiB" for name, nbytes in rows]

@@ -5,16 +5,39 @@ A :class:`Policy` is frozen and hashable: it is part of the key under which comp
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 PRESETS = {"exact": None, "balanced": 8, "compact": 4}
 BITS = (8, 7, 6, 5, 4, 3, 2)
 GROUPS = (32, 64, 128, 256)
 ROUNDINGS = ("nearest", "stochastic")
-RULES = ("seeds", "remat", "discrete", "masks", "encode")
+CODE_BITS = (1, 2, 3, 4, 5, 6, 7, 8)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A rule as a user sees it: whether it is on by itself, and what its own options may be."""
+
+    on: bool = True
+    options: Mapping[str, tuple] = field(default_factory=dict)
+
+
+RULES = {
+    "seeds": Switch(),
+    "remat": Switch(),
+    "discrete": Switch(),
+    "masks": Switch(),
+    "few_bit": Switch(options={"bits": CODE_BITS}),
+    "encode": Switch(),
+    # These rewrite what is computed, before differentiation: in a compiled model only by name.
+    "gated": Switch(on=False),
+    "from_output": Switch(on=False),
+    "quantized_gradient": Switch(on=False, options={"bits": CODE_BITS, "unbiased": (False, True)}),
+}
 
 
 class PolicyError(ValueError):
@@ -42,7 +65,8 @@ class Policy:
         rounding: `"nearest"`, or `"stochastic"`: unbiased, with more variance.
         min_bytes: residuals smaller than this many bytes are kept as they are.
         budget: `activation_memory_budget` of the cut, 0 < budget <= 1: below 1 more is recomputed.
-        rules: rules by name, `False` to forbid one: see :data:`RULES`.
+        rules: rules by name: `False` forbids one, `True` or a dict of its own options asks for it,
+            as in `{"quantized_gradient": {"bits": 3}}`. :data:`RULES` has them all.
 
     Raises:
         PolicyError: for a value that is impossible or conflicts with another one, by name.
@@ -54,7 +78,7 @@ class Policy:
     rounding: str = "nearest"
     min_bytes: int = 64 * 1024
     budget: float = 1.0
-    rules: Mapping[str, bool] = field(default_factory=dict, hash=False)
+    rules: Mapping[str, bool | Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Refuse impossible and conflicting values."""
@@ -76,14 +100,16 @@ class Policy:
     def _check_rules(self) -> None:
         if not isinstance(self.rules, Mapping):
             raise PolicyError(
-                f"rules must be a dict of rule name to True or False, got {self.rules!r}"
+                "rules must be a dict of rule name to True, False or a dict of the rule's options, "
+                f"got {self.rules!r}"
             )
-        object.__setattr__(self, "rules", dict(self.rules))  # the caller's may change
         for name, value in self.rules.items():
             if name not in RULES:
                 raise PolicyError(unknown("rule", str(name), RULES))
-            if not isinstance(value, bool):
-                raise PolicyError(f"rules[{name!r}] must be True or False, got {value!r}")
+            _check_rule(name, value)
+        object.__setattr__(
+            self, "rules", copy.deepcopy(dict(self.rules))
+        )  # the caller's may change
 
     def _check_conflicts(self) -> None:
         exact = self.preset == "exact"
@@ -109,13 +135,30 @@ class Policy:
         return self.width is not None and self.allows("encode")
 
     def allows(self, rule: str) -> bool:
-        """Whether the user has left this rule on."""
-        return self.rules.get(rule, True)
+        """Whether a rule may act: it is on by itself and not forbidden, or was asked for."""
+        return RULES[rule].on if rule not in self.rules else self.rules[rule] is not False
+
+    def asks(self, rule: str) -> bool:
+        """Whether the user has asked for this rule by name."""
+        return self.rules.get(rule, False) is not False
+
+    def without_asked(self) -> Policy:
+        """Return this policy without the rules that are off unless they are asked for."""
+        kept = {k: value for k, value in self.rules.items() if RULES[k].on or value is False}
+        return replace(self, rules=kept)
+
+    def option(self, rule: str, name: str, default: Any) -> Any:
+        """Return what the user gave as an option of a rule, else `default`."""
+        given = self.rules.get(rule)
+        return given.get(name, default) if isinstance(given, Mapping) else default
 
     def key(self) -> str:
         """Everything that changes the compiled code, in a stable spelling."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["rules"] = sorted(self.rules.items())
+        values["rules"] = sorted(
+            (name, sorted(value.items()) if isinstance(value, Mapping) else value)
+            for name, value in self.rules.items()
+        )
         return repr(sorted(values.items()))
 
     @classmethod
@@ -140,6 +183,19 @@ OPTIONS = tuple(f.name for f in fields(Policy))
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_rule(name: str, value: object) -> None:
+    if isinstance(value, bool):
+        return
+    options = RULES[name].options
+    if not isinstance(value, Mapping) or not options:
+        wanted = "True, False or a dict of its options" if options else "True or False"
+        raise PolicyError(f"rules[{name!r}] must be {wanted}, got {value!r}")
+    for option, choice in value.items():
+        if option not in options:
+            raise PolicyError(unknown(f"option of rule {name!r}", str(option), options))
+        _choice(f"rules[{name!r}][{option!r}]", choice, options[option])
 
 
 def _choice(name: str, value: object, allowed: tuple) -> None:

@@ -12,4 +12,22 @@ STABLE_TORCH_LIBRARY(fxmem, m) {
   m.def(
       "unpack(Tensor packed, SymInt[] size, SymInt[] stride, int bits, ScalarType dtype) -> "
       "Tensor");
+  m.def("classify(Tensor x, float[] borders, int bits, bool even=False) -> Tensor");
+  m.def(
+      "lookup(Tensor codes, float[] levels, int bits, SymInt[] size, SymInt[] stride, "
+      "ScalarType dtype) -> Tensor");
+  m.def(
+      "few_bit(Tensor x, str function, float[] parameters, float[] borders, float[] levels, "
+      "int bits, bool even=False, Tensor? seed=None) -> (Tensor y, Tensor codes)");
+  m.def(
+      "few_bit_backward(Tensor grad, Tensor codes, float[] levels, int bits, SymInt[] stride) -> "
+      "Tensor");
+  m.def("from_output(Tensor x, str function, float[] parameters) -> (Tensor y, Tensor branch)");
+  m.def(
+      "from_output_backward(Tensor grad, Tensor y, Tensor branch, str function, "
+      "float[] parameters) -> Tensor");
+  m.def("gated(Tensor gate, Tensor up, str function, float[] parameters) -> Tensor");
+  m.def(
+      "gated_backward(Tensor grad, Tensor gate, Tensor up, str function, float[] parameters) -> "
+      "(Tensor gate_grad, Tensor up_grad)");
 }

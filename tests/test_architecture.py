@@ -21,10 +21,21 @@ class Room:
 DECISIONS = ("fxmem.plan", "fxmem.policy")
 PAIR_TOOLS = tuple(
     f"fxmem.passes.pair.{name}"
-    for name in ("graphs", "rewrite", "eligible", "sensitivity", "allocate")
+    for name in (
+        *("graphs", "rewrite", "eligible", "sensitivity", "allocate"),
+        *("cones", "products", "curves", "steps"),
+    )
 )
 TOOLS = ("torch", "fxmem.passes.graph", *DECISIONS)
 RULE = Room((*TOOLS, "fxmem.passes.rule", *PAIR_TOOLS, "fxmem.activations", "fxmem.ops"))
+FORWARD_TOOLS = tuple(
+    f"fxmem.passes.forward.{name}"
+    for name in (
+        *("dialect", "effects", "constants", "cones", "known", "activations", "eager", "uses"),
+        *("traced", "emit", "nested", "rule"),
+    )
+)
+FORWARD = (*TOOLS, *FORWARD_TOOLS, "fxmem.activations", "fxmem.ops")
 ENTRANCE = (
     "torch",
     "functorch",
@@ -40,6 +51,7 @@ ROOMS = {
     "fxmem": Room(("fxmem",)),
     "fxmem.__main__": PROGRAM,
     "fxmem.demo": PROGRAM,
+    "fxmem.commands": PROGRAM,
     "fxmem.plan": Room(()),
     "fxmem.policy": Room(()),
     "fxmem.compat": Room(("torch",)),
@@ -56,16 +68,23 @@ ROOMS = {
     "fxmem.passes.graph": Room(("torch", "fxmem.plan")),
     "fxmem.passes.registry": Room(("fxmem.passes.pair",)),
     "fxmem.passes.rule": Room((*TOOLS, *PAIR_TOOLS)),
-    "fxmem.passes.forward": Room((*RULE.may, "fxmem.passes.forward")),
-    "fxmem.passes.forward.*": RULE,
+    "fxmem.passes.forward": Room(()),
+    "fxmem.passes.forward.asked": Room(("torch", "fxmem.passes.forward", *DECISIONS)),
+    "fxmem.passes.forward.registry": Room(("fxmem.passes.forward",)),
+    "fxmem.passes.forward.rewrite": Room(FORWARD),
+    **{tool: Room((*FORWARD, "numpy")) for tool in FORWARD_TOOLS},
+    "fxmem.passes.forward.*": Room(FORWARD),
     "fxmem.passes.joint": Room((*RULE.may, "fxmem.passes.joint")),
     "fxmem.passes.joint.*": RULE,
     "fxmem.passes.pair": Room((*RULE.may, "fxmem.passes.pair")),
     "fxmem.passes.pair.*": RULE,
     **{tool: Room((*TOOLS, *PAIR_TOOLS, "fxmem.ops")) for tool in PAIR_TOOLS},
-    "fxmem.functional": Room(MODULES),
-    "fxmem.nn": Room((*MODULES, "fxmem.nn")),
+    "fxmem.passes.pair.curves": Room((*TOOLS, *PAIR_TOOLS, "numpy")),
+    "fxmem.passes.pair.steps": Room((*PAIR_TOOLS, "fxmem.activations", "numpy")),
+    "fxmem.functional": Room((*MODULES, "sympy", "numpy")),
+    "fxmem.nn": Room((*MODULES, "fxmem.nn", "fxmem.passes.forward", "numpy", "tqdm")),
     "fxmem.convert": Room((*MODULES, "fxmem.nn")),
+    "fxmem.calibrate": Room((*MODULES, "fxmem.nn", "fxmem.convert")),
     "fxmem.weights": Room(("torch", "fxmem.ops")),
 }
 EVERYWHERE = ("fxmem.compat",)

@@ -9,7 +9,8 @@ from fxmem import Policy, PolicyError
 from fxmem.policy import BITS
 
 WIDTHS = ", ".join(map(str, BITS))
-RULES = "seeds, remat, discrete, masks, encode"
+RULES = "seeds, remat, discrete, masks, few_bit, encode, gated, from_output, quantized_gradient"
+CODES = "1, 2, 3, 4, 5, 6, 7, 8"
 
 REFUSED = {
     "unknown preset": (
@@ -57,7 +58,8 @@ REFUSED = {
     ),
     "rules that are no dict": (
         {"rules": ["masks"]},
-        "rules must be a dict of rule name to True or False, got ['masks']",
+        "rules must be a dict of rule name to True, False or a dict of the rule's options, "
+        "got ['masks']",
     ),
     "unknown rule": (
         {"rules": {"mask": False}},
@@ -66,6 +68,27 @@ REFUSED = {
     "rule neither on nor off": (
         {"rules": {"masks": "off"}},
         "rules['masks'] must be True or False, got 'off'",
+    ),
+    "options of a rule that has none": (
+        {"rules": {"masks": {"bits": 1}}},
+        "rules['masks'] must be True or False, got {'bits': 1}",
+    ),
+    "a rule's options that are no dict": (
+        {"rules": {"quantized_gradient": 3}},
+        "rules['quantized_gradient'] must be True, False or a dict of its options, got 3",
+    ),
+    "unknown option of a rule": (
+        {"rules": {"quantized_gradient": {"bit": 3}}},
+        "unknown option of rule 'quantized_gradient' 'bit' (did you mean 'bits'?); "
+        "allowed: bits, unbiased",
+    ),
+    "impossible option of a rule": (
+        {"rules": {"few_bit": {"bits": 0}}},
+        f"rules['few_bit']['bits'] must be one of {CODES}, got 0",
+    ),
+    "option of a rule of another type": (
+        {"rules": {"quantized_gradient": {"unbiased": 1}}},
+        "rules['quantized_gradient']['unbiased'] must be one of False, True, got 1",
     ),
     "bits conflict with exact": (
         {"bits": 8},
@@ -133,6 +156,39 @@ def test_rules_are_on_unless_forbidden():
     assert [policy.allows(rule) for rule in ("masks", "seeds", "encode")] == [False, True, True]
 
 
+def test_forward_rules_are_off_unless_asked_for():
+    off = ("gated", "from_output", "quantized_gradient")
+    assert not any(Policy().allows(rule) for rule in off)
+    assert not Policy(rules={"from_output": False}).allows("from_output")
+    assert Policy(rules={"from_output": True}).allows("from_output")
+    assert Policy(rules={"quantized_gradient": {}}).allows("quantized_gradient")
+
+
+@pytest.mark.parametrize(
+    "given, asked", [({}, False), ({"few_bit": False}, False), ({"few_bit": True}, True)]
+)
+def test_asks(given, asked):
+    policy = Policy(rules=given)
+    assert policy.asks("few_bit") == asked
+    assert policy.allows("few_bit") == (given != {"few_bit": False})
+
+
+def test_without_asked():
+    rules = {"gated": False, "few_bit": True, "from_output": True, "quantized_gradient": {}}
+    plain = Policy("balanced", rules=rules).without_asked()
+    assert plain == Policy("balanced", rules={"gated": False, "few_bit": True})
+    assert plain.without_asked() == plain
+
+
+def test_options_of_a_rule():
+    policy = Policy(rules={"quantized_gradient": {"bits": 2}, "few_bit": True})
+    assert policy.asks("quantized_gradient")
+    assert policy.option("quantized_gradient", "bits", 3) == 2
+    assert policy.option("quantized_gradient", "unbiased", False) is False
+    assert policy.option("few_bit", "bits", 3) == 3
+    assert Policy().option("few_bit", "bits", 4) == 4
+
+
 # Each changes the compiled code, so each must change the key that it is cached under.
 VARIANTS = [
     {"preset": "balanced"},
@@ -143,6 +199,9 @@ VARIANTS = [
     {"preset": "balanced", "budget": 0.5},
     {"preset": "balanced", "rules": {"masks": False}},
     {"preset": "balanced", "rules": {"masks": True}},
+    {"preset": "balanced", "rules": {"quantized_gradient": True}},
+    {"preset": "balanced", "rules": {"quantized_gradient": {"bits": 3}}},
+    {"preset": "balanced", "rules": {"quantized_gradient": {"bits": 2}}},
 ]
 
 
@@ -156,11 +215,19 @@ def test_key_does_not_depend_on_the_order_of_rules():
     assert one.key() == other.key()
 
 
+def test_key_does_not_depend_on_the_order_of_options():
+    one = Policy(rules={"quantized_gradient": {"bits": 3, "unbiased": True}})
+    other = Policy(rules={"quantized_gradient": {"unbiased": True, "bits": 3}})
+    assert one.key() == other.key()
+
+
 def test_rules_are_copied():
-    rules = {"masks": False}
+    rules = {"masks": False, "few_bit": {"bits": 3}}
     policy = Policy(rules=rules)
     rules["masks"] = True
+    rules["few_bit"]["bits"] = 8
     assert not policy.allows("masks")
+    assert policy.option("few_bit", "bits", None) == 3
 
 
 @pytest.mark.parametrize("options", VARIANTS)

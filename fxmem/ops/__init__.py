@@ -3,6 +3,11 @@
 Imports torch, never torch.fx.
 """
 
+from .activations import few_bit as few_bit
+from .activations import from_output as from_output
+from .activations import gated as gated
+from .activations_codes import classify as classify
+from .activations_codes import lookup as lookup
 from .codec import decode as decode
 from .codec import encode as encode
 from .codec import encoded_bytes as encoded_bytes

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -21,6 +22,19 @@ SCHEMAS = {
     "pack": "(Tensor x, int bits) -> Tensor",
     "unpack": "(Tensor packed, SymInt[] size, SymInt[] stride, int bits, ScalarType dtype) "
     "-> Tensor",
+    "classify": "(Tensor x, float[] borders, int bits, bool even=False) -> Tensor",
+    "lookup": "(Tensor codes, float[] levels, int bits, SymInt[] size, SymInt[] stride, "
+    "ScalarType dtype) -> Tensor",
+    "few_bit": "(Tensor x, str function, float[] parameters, float[] borders, float[] levels, "
+    "int bits, bool even=False, Tensor? seed=None) -> (Tensor y, Tensor codes)",
+    "few_bit_backward": "(Tensor grad, Tensor codes, float[] levels, int bits, SymInt[] stride) "
+    "-> Tensor",
+    "from_output": "(Tensor x, str function, float[] parameters) -> (Tensor y, Tensor branch)",
+    "from_output_backward": "(Tensor grad, Tensor y, Tensor branch, str function, "
+    "float[] parameters) -> Tensor",
+    "gated": "(Tensor gate, Tensor up, str function, float[] parameters) -> Tensor",
+    "gated_backward": "(Tensor grad, Tensor gate, Tensor up, str function, float[] parameters) -> "
+    "(Tensor gate_grad, Tensor up_grad)",
 }
 
 DIRECTORY = Path(__file__).parents[1] / "lib"
@@ -61,11 +75,35 @@ def native_version() -> str:
 _library = torch.library.Library("fxmem", "FRAGMENT" if _cpu else "DEF")
 
 
-def define(name: str, *, reference: Callable, fake: Callable) -> torch._ops.OpOverload:
-    """Make operator `fxmem::name` complete: schema, kernels, fake kernel, and no derivative.
+class Derivative(NamedTuple):
+    """How an operator is differentiated, as torch.library.register_autograd wants it."""
+
+    backward: Callable
+    setup_context: Callable | None = None
+
+
+STORES = (
+    "it stores a tensor, it does not compute with one. "
+    "Detach its input, or use it inside a pass that runs after differentiation."
+)
+
+
+def underivable(name: str, why: str = STORES) -> Derivative:
+    """The derivative of an operator that has none: a sentence."""
+
+    def backward(ctx, *gradients):
+        raise RuntimeError(f"fxmem::{name} has no derivative: {why}")
+
+    return Derivative(backward)
+
+
+def define(
+    name: str, *, reference: Callable, fake: Callable, derivative: Derivative | None = None
+) -> torch._ops.OpOverload:
+    """Make operator `fxmem::name` complete: schema, kernels, fake kernel and derivative.
 
     `reference` serves on every device without native kernels; `fake` computes shapes, dtypes and
-    strides only. Codes are not differentiable: backward through them raises a sentence.
+    strides only. Without `derivative`, backward through the operator raises a sentence.
     """
     if not _cpu:
         _library.define(name + SCHEMAS[name])
@@ -73,12 +111,6 @@ def define(name: str, *, reference: Callable, fake: Callable) -> torch._ops.OpOv
     elif torch.version.cuda is not None and not _cuda:
         _library.impl(name, reference, "CUDA")
     torch.library.register_fake(f"fxmem::{name}", fake, lib=_library)
-
-    def backward(ctx, *gradients):
-        raise RuntimeError(
-            f"fxmem::{name} has no derivative: it stores a tensor, it does not compute with one. "
-            "Detach its input, or use it inside a pass that runs after differentiation."
-        )
-
-    torch.library.register_autograd(f"fxmem::{name}", backward, lib=_library)
+    backward, setup = derivative or underivable(name)
+    torch.library.register_autograd(f"fxmem::{name}", backward, setup_context=setup, lib=_library)
     return getattr(torch.ops.fxmem, name).default

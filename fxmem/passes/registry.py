@@ -1,9 +1,11 @@
 """The ordered registry of rules on kept storages: one line a rule.
 
-Masks come first: they are exact and take only bools, which nothing else would.
+A few-bit code comes first, for it also makes masks needless that are made of the same value. Masks
+are exact and take only bools, which encoding would not.
 """
 
 from fxmem.passes.pair.encode import Encode
+from fxmem.passes.pair.few_bit import FewBit
 from fxmem.passes.pair.masks import Masks
 
-RULES = (Masks(), Encode())
+RULES = (FewBit(), Masks(), Encode())

@@ -8,7 +8,7 @@ to the rule's stated guarantee.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from fxmem.passes.pair.graphs import Pair, Storage
@@ -60,10 +60,21 @@ def plan(pair: Pair, policy: Policy, rules: Sequence[Rule]) -> tuple[Plan, list[
             if isinstance(answer, Match):
                 decisions.append((rule, storage, answer))
             if answer is not None:
-                entries[storage] = answer.site if isinstance(answer, Match) else answer
+                entry = answer.site if isinstance(answer, Match) else answer
+                entries[storage] = _after(entries[storage], entry)
         taken = {storage for _, storage, _ in decisions}
         free = [storage for storage in free if storage not in taken]
     return Plan(tuple(entries.values())), decisions
+
+
+def _after(earlier: Site | Refusal, entry: Site | Refusal) -> Site | Refusal:
+    """Return a rule's answer, and with it why a rule before did not take the storage."""
+    if isinstance(earlier, Site) or not earlier.rule or earlier.why == getattr(entry, "why", None):
+        return entry
+    also = f"; {earlier.rule}: {earlier.why}"
+    if isinstance(entry, Site):
+        return replace(entry, action=entry.action + also)
+    return replace(entry, why=entry.why + also)
 
 
 def apply(pair: Pair, decisions: Sequence[Decision]) -> None:

@@ -5,13 +5,17 @@
 
 namespace fxmem {
 
-#define FXMEM_DECLARE(isa)                                             \
-  namespace isa {                                                      \
-  void encode(const EncodeTask&, Element, int bits, int64_t, int64_t); \
-  void decode(const DecodeTask&, Element, int bits, int64_t, int64_t); \
-  void pack(const MaskTask&, int bits, int64_t, int64_t);              \
-  void unpack(const MaskTask&, int bits, int64_t, int64_t);            \
-  static const Kernels table{encode, decode, pack, unpack};            \
+#define FXMEM_DECLARE(isa)                                                                       \
+  namespace isa {                                                                                \
+  void encode(const EncodeTask&, Element, int bits, int64_t, int64_t);                           \
+  void decode(const DecodeTask&, Element, int bits, int64_t, int64_t);                           \
+  void pack(const MaskTask&, int bits, int64_t, int64_t);                                        \
+  void unpack(const MaskTask&, int bits, int64_t, int64_t);                                      \
+  void few_bit(const FewBitTask&, Element, int64_t, int64_t);                                    \
+  void lookup(const LookupTask&, Element, int64_t, int64_t);                                     \
+  void from_output(const FromOutputTask&, Element, int64_t, int64_t);                            \
+  void gated(const GatedTask&, Element, int64_t, int64_t);                                       \
+  static const Kernels table{encode, decode, pack, unpack, few_bit, lookup, from_output, gated}; \
   }
 
 FXMEM_DECLARE(baseline)
@@ -29,7 +33,8 @@ static const Kernels& choose() {
   };
   __builtin_cpu_init();
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+                          __builtin_cpu_supports("avx512dq") &&
+                          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("bmi2");
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") &&
                         __builtin_cpu_supports("fma");
   if (has_avx512 && wanted("avx512")) return avx512::table;

@@ -1,12 +1,14 @@
-// The CPU kernels as plain functions: codec_kernels.cpp and mask_kernels.cpp are compiled once per
-// instruction set, and kernels() picks the best this processor has.
+// The CPU kernels as plain functions: the *_kernels.cpp and activation_curves.cpp are compiled once
+// per instruction set, and kernels() picks the best this processor has.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <string>
 
 namespace fxmem {
 
-enum Element { kFloat32, kBFloat16, kFloat16, kElements };
+enum Element { kFloat32, kBFloat16, kFloat16, kFloat64 };
 
 struct EncodeTask {
   const void* x;
@@ -31,12 +33,75 @@ struct MaskTask {
   int64_t n;  // elements
 };
 
+// A float is above a border exactly if it is above the nearest float at or below it.
+inline float rounded_down(double border) {
+  const auto nearest = static_cast<float>(border);
+  return nearest > border ? std::nextafter(nearest, -INFINITY) : nearest;
+}
+
+// Up to 256 numbers as float32 and float64 kernels want them.
+struct Table {
+  float narrow[256];
+  double wide[256];
+};
+
+struct Function {
+  const std::string& name;
+  const double* parameters;
+  int parameter_count;
+};
+
+struct FewBitTask {
+  const void* x;
+  void* y;  // null: codes alone
+  uint8_t* codes;
+  int64_t n;
+  const Function* function;  // null with y
+  const Table* borders;      // 2^bits - 1; null: the function's own pieces, or with a seed levels
+  const Table* levels;       // for a seed
+  int level_count;
+  int bits;
+  bool even;
+  const int64_t* seed;  // null: the nearest level
+};
+
+struct LookupTask {
+  const void* grad;  // null: the levels alone
+  const uint8_t* codes;
+  void* out;
+  int64_t n;
+  const Table* levels;  // 2^bits
+  int bits;
+};
+
+struct FromOutputTask {
+  const void* grad;  // null in the forward
+  const void* in;    // x in the forward, y in the backward
+  void* out;
+  uint8_t* branch;  // null where the function has one branch
+  int64_t n;
+  const Function& function;
+};
+
+struct GatedTask {
+  const void *grad, *gate, *up;  // grad: null in the forward
+  void *out, *up_grad;           // out: in the backward, the gradient of gate
+  int64_t n;
+  const Function& function;
+};
+
+constexpr int kTile = 1024;  // elements of an activation that are worked on at a time
+
 struct Kernels {
-  // Each works on groups, or on units of eight elements, [first, last).
+  // Each works on groups, on units of eight elements, or on tiles, [first, last).
   void (*encode)(const EncodeTask&, Element, int bits, int64_t first, int64_t last);
   void (*decode)(const DecodeTask&, Element, int bits, int64_t first, int64_t last);
   void (*pack)(const MaskTask&, int bits, int64_t first, int64_t last);
   void (*unpack)(const MaskTask&, int bits, int64_t first, int64_t last);
+  void (*few_bit)(const FewBitTask&, Element, int64_t first, int64_t last);
+  void (*lookup)(const LookupTask&, Element, int64_t first, int64_t last);
+  void (*from_output)(const FromOutputTask&, Element, int64_t first, int64_t last);
+  void (*gated)(const GatedTask&, Element, int64_t first, int64_t last);
 };
 
 const Kernels& kernels();

@@ -14,11 +14,12 @@ FXMEM_INLINE void pack_unit(const MaskTask& task, int64_t u, int count) {
   memcpy(task.out + u * kBits, &stream, (count * kBits + 7) / 8);
 }
 
+// `loaded` bytes of the stream: those of the unit, or eight, of which those past it are cut off.
 template <int kBits>
-FXMEM_INLINE void unpack_unit(const MaskTask& task, int64_t u, int count) {
+FXMEM_INLINE void unpack_unit(const MaskTask& task, int64_t u, int count, int loaded) {
   uint64_t stream = 0;
-  memcpy(&stream, task.in + u * kBits, (count * kBits + 7) / 8);
-  const uint64_t bytes = spread<kBits>(stream);
+  memcpy(&stream, task.in + u * kBits, loaded);
+  const uint64_t bytes = spread<kBits>(stream & low_bits(8 * kBits));
   memcpy(task.out + u * 8, &bytes, count);
 }
 
@@ -31,9 +32,16 @@ void pack_units(const MaskTask& task, int64_t first, int64_t last) {
 
 template <int kBits>
 void unpack_units(const MaskTask& task, int64_t first, int64_t last) {
-  const int64_t whole = last * 8 > task.n ? last - 1 : last;
-  for (int64_t u = first; u < whole; ++u) unpack_unit<kBits>(task, u, 8);
-  if (whole < last) unpack_unit<kBits>(task, whole, static_cast<int>(task.n - whole * 8));
+  const int64_t bytes = (task.n * kBits + 7) / 8;
+  const int64_t wide = bytes < 8 ? 0 : (bytes - 8) / kBits + 1;
+  const int64_t whole = task.n / 8 < last ? task.n / 8 : last;
+  int64_t u = first;
+  for (; u < whole && u < wide; ++u) unpack_unit<kBits>(task, u, 8, 8);
+  for (; u < whole; ++u) unpack_unit<kBits>(task, u, 8, kBits);
+  if (u < last) {
+    const int count = static_cast<int>(task.n - u * 8);
+    unpack_unit<kBits>(task, u, count, (count * kBits + 7) / 8);
+  }
 }
 
 }  // namespace

@@ -54,7 +54,7 @@ class TestKeptSets(TestCase):
         torch._dynamo.reset()
         self.assertExpectedInline(
             partitioned(mlp(), x, policy=FOUR).kept_set,
-            """aten.addmm float32[64, 256] 65536 -> 9216: 4 bits, groups of 64""",
+            """aten.addmm float32[64, 256] 65536 -> 9216: 4 bits, groups of 64; few_bit: the backward reads more of it than its derivative: a code serves one""",
         )
 
     def test_mlp_without_remat(self):
@@ -109,7 +109,7 @@ aten._scaled_dot_product_flash_attention_for_cpu[1] float32[2, 4, 32] 1024 -> 10
 aten.addmm float32[64, 64] 16384 -> 2304: 4 bits, groups of 64
 aten.var_mean[1] float32[2, 32, 1] 256 -> 256: kept: smaller than min_bytes=4096
 aten.rsqrt float32[2, 32, 1] 256 -> 256: kept: smaller than min_bytes=4096
-aten.addmm float32[64, 256] 65536 -> 9216: 4 bits, groups of 64""",
+aten.addmm float32[64, 256] 65536 -> 9216: 4 bits, groups of 64; few_bit: the backward reads more of it than its derivative: a code serves one""",
         )
 
     def test_conv(self):

@@ -1,0 +1,1 @@
+"""Commands on activations: `quantize` fits levels to one, `gallery` draws them all."""

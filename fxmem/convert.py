@@ -1,0 +1,145 @@
+"""Put drop-in modules into a model: by type, by name or by predicate, and say what was changed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from fxmem.nn.rules import Key, Value
+
+Module = torch.nn.Module
+
+
+@dataclass(frozen=True)
+class Change:
+    """A module that was replaced: its paths, what it was and what it is."""
+
+    paths: tuple[str, ...]
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """A module that was asked for and is left as it was, with the reason."""
+
+    paths: tuple[str, ...]
+    before: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What `convert` did; `model` is the one it was given, unless that itself was replaced."""
+
+    model: Module
+    changes: tuple[Change, ...]
+    refusals: tuple[Unchanged, ...]
+
+    def __str__(self) -> str:
+        """One line a change, one a reason for none, and the count."""
+        lines = [f"{_joined(c.paths)}: {c.before} -> {c.after}" for c in self.changes]
+        why: dict[str, list[str]] = {}
+        for refusal in self.refusals:
+            why.setdefault(refusal.reason, []).append(_joined(refusal.paths))
+        lines += [f"{_few(paths)}: unchanged: {reason}" for reason, paths in why.items()]
+        return "\n".join([*lines, f"{len(self.changes)} changed, {len(self.refusals)} refused"])
+
+
+def convert(model: Module, rules: Mapping[Key, Value]) -> Conversion:
+    """Replace modules of `model`, in place; print what is returned to see which.
+
+    A module that stands in several places is replaced once, in all of them. Keys and shapes of the
+    state_dict stay as they are. For each module the first rule that fits it counts.
+
+    Args:
+        rules: what to replace, and by what. A key is
+            - a type: modules of that very type, and the drop-in for it if it is one of torch.nn;
+            - a regular expression, which must match the whole dotted path ("layers\\.\\d+\\.act");
+            - a predicate of the module and its path; `fxmem.nn.is_activation` fits all that have a
+              drop-in, whatever library they are from.
+            A value is
+            - options of `fxmem.nn`, as dict(bits=2), for the drop-in of what stands there, which
+              takes over its settings; "output" and "codes" stand for dict(keep=…). A module that is
+              not torch's, such as transformers' activations, is known by what it computes;
+            - a type of module: made without arguments;
+            - a function that takes the old module and returns the new one.
+
+    Raises:
+        TypeError: for a value that is nothing of these, or a function that returns no module.
+        ValueError: for a key that fits nothing, impossible options, or a new module with another
+            state_dict. The model is then left as it was.
+    """
+    from fxmem.nn.rules import checked, chosen, replacement
+
+    values = {key: checked(value) for key, value in rules.items()}
+    changes, refusals, twins = [], [], {}
+    for module, (paths, value) in chosen(_sites(model), values).items():
+        twin = replacement(value, module)
+        if isinstance(twin, str):
+            refusals.append(Unchanged(paths, _described(module), twin))
+        elif twin is not module:
+            _check_state(module, twin, paths)
+            twins[module] = twin
+            changes.append(Change(paths, _described(module), _described(twin)))
+    model = map_module(model, lambda module, path: twins.get(module, module))
+    return Conversion(model, tuple(changes), tuple(refusals))
+
+
+def map_module(
+    root: Module, fn: Callable[[Module, str], Module], pattern: str | None = None
+) -> Module:
+    """Replace each module by `fn(module, path)`, children before parents; return the new root.
+
+    `fn` returns what it is given where nothing is to change. It is called once for a module that
+    stands in several places. With `pattern`, a regular expression, only modules are given to it
+    whose whole dotted path matches ("" is the root's).
+    """
+    sites, done = _sites(root), {}
+
+    def visit(module: Module) -> Module:
+        if module not in done:
+            for name, child in module._modules.items():
+                if child is not None:
+                    module._modules[name] = visit(child)
+            paths = (p for p in sites[module] if pattern is None or re.fullmatch(pattern, p))
+            path = next(paths, None)
+            done[module] = module if path is None else fn(module, path)
+        return done[module]
+
+    return visit(root)
+
+
+def _sites(root: Module) -> dict[Module, tuple[str, ...]]:
+    """Every module with all its paths."""
+    found: dict[Module, tuple[str, ...]] = {}
+    for path, module in root.named_modules(remove_duplicate=False):
+        found[module] = (*found.get(module, ()), path)
+    return found
+
+
+def _check_state(module: Module, twin: Module, paths: tuple[str, ...]) -> None:
+    before, after = ({k: v.shape for k, v in m.state_dict().items()} for m in (module, twin))
+    if before != after:
+        raise ValueError(
+            f"{_joined(paths)}: the state_dict of {type(twin).__name__} holds "
+            f"{sorted(after) or 'nothing'}, that of {type(module).__name__} "
+            f"{sorted(before) or 'nothing'}, or of other shapes"
+        )
+
+
+def _joined(paths: tuple[str, ...]) -> str:
+    return ", ".join(path or "the model itself" for path in paths)
+
+
+def _few(paths: list[str]) -> str:
+    return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+
+
+def _described(module: Module) -> str:
+    return type(module).__name__ if module._modules else repr(module)

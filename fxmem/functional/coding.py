@@ -1,0 +1,112 @@
+"""From what a user asks of an activation to what its operator is told."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+from fxmem.activations import store as shipped
+from fxmem.activations.calculus import is_even, step_levels
+from fxmem.activations.inverse import branches
+from fxmem.activations.levels import Levels
+from fxmem.activations.table import TABLE, Activation
+
+from .signatures import variants
+from .tables import store, table_of
+
+BITS = 3
+WIDTHS = range(1, 9)
+
+Arguments = tuple[tuple[str, float | str], ...]
+
+
+class Options(NamedTuple):
+    """How a slope is to be kept; `fxmem.functional` documents each."""
+
+    bits: int | None = None
+    borders: tuple[float, ...] | None = None
+    levels: tuple[float, ...] | None = None
+    keep: str = "codes"
+    unbiased: bool = False
+
+
+class Coding(NamedTuple):
+    """What an operator is told: fxmem::few_bit, or with 0 bits fxmem::from_output."""
+
+    function: str
+    parameters: tuple[float, ...]
+    borders: tuple[float, ...] = ()
+    levels: tuple[float, ...] = ()
+    bits: int = 0
+    even: bool = False
+    drawn: bool = False
+
+
+def check(options: Options) -> None:
+    """Raise ValueError for options that no activation can have."""
+    bits, borders, levels, keep, unbiased = options
+    if keep not in ("codes", "output"):
+        raise ValueError(f"keep must be 'codes' or 'output'; got {keep!r}")
+    if keep == "output" and options != Options(keep=keep):
+        raise ValueError("keep='output' is exact: bits, borders, levels and unbiased do not apply")
+    if bits is not None and bits not in WIDTHS:
+        raise ValueError(f"bits must be 1 to 8; got {bits}")
+    if bits is not None and not (borders is None and levels is None):
+        raise ValueError("give either bits, or borders and levels")
+    if levels is None and borders is not None:
+        raise ValueError("borders need levels")
+    if levels is not None and (borders is None) != unbiased:
+        raise ValueError("levels need borders, unless codes are drawn (unbiased=True)")
+    if levels is not None:
+        table_of(borders, levels)
+
+
+@functools.cache
+def coding(name: str, arguments: Arguments, options: Options, version: int) -> Coding:
+    """How the activation `name` is computed; `version` is the store's, whose tables count.
+
+    Raises ValueError for options that are impossible, or that this activation cannot have.
+    """
+    check(options)
+    row, parameters = chosen(name, dict(arguments))
+    if options.keep == "output":
+        _check_invertible(row, parameters)
+        return Coding(row.name, parameters)
+    if steps := step_levels(row, parameters):
+        if options.levels is not None:
+            raise ValueError(f"{row.name} is coded exactly: it takes no borders and levels")
+        return Coding(row.name, parameters, (), steps, (len(steps) - 1).bit_length())
+    table = _table(row, parameters, options)
+    if table.even and not is_even(row, parameters):
+        raise ValueError(f"borders from 0 code |x|, but the slope of {row.name} is not even")
+    numbers = tuple(table.borders.tolist()), tuple(table.levels.tolist())
+    bits = options.bits or (max(table.bits, 1) if options.levels is not None else BITS)
+    return Coding(row.name, parameters, *numbers, bits, table.even, table.unbiased)
+
+
+def chosen(name: str, arguments: dict[str, float | str]) -> tuple[Activation, tuple[float, ...]]:
+    """The row that a function's arguments select, and its parameters."""
+    row = TABLE[name]
+    for keyword, rows in variants(row).items():
+        if arguments[keyword] not in rows:
+            allowed = " or ".join(map(repr, rows))
+            raise ValueError(f"{keyword} must be {allowed}; got {arguments[keyword]!r}")
+        row = rows[arguments[keyword]]
+    return row, tuple(float(arguments[parameter]) for parameter, _ in row.parameters)
+
+
+def _check_invertible(row: Activation, parameters: tuple[float, ...]) -> None:
+    known = dict(zip(row.symbols, parameters, strict=True))
+    if not branches(row) or not bool(row.invertible.subs(known)):
+        numbers = "".join(f", {symbol}={number:g}" for symbol, number in known.items())
+        raise ValueError(
+            f"the output of {row.name}{numbers} does not determine its slope: keep='codes'"
+        )
+
+
+def _table(row: Activation, parameters: tuple[float, ...], options: Options) -> Levels:
+    if options.levels is not None:
+        return table_of(options.borders, options.levels)
+    bits = options.bits or BITS
+    own = store.find(row.name, bits, options.unbiased) if parameters == row.defaults else None
+    return own or shipped.levels(row, bits, parameters=parameters, unbiased=options.unbiased)

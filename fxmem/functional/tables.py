@@ -1,0 +1,121 @@
+"""The user's own tables of levels, by activation and bits, in FewBit's interface and files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fxmem.activations import store as files
+from fxmem.activations.levels import Levels
+
+Pair = tuple[Sequence[float], Sequence[float]]
+MOST_LEVELS = 256
+
+
+def table_of(borders: Sequence[float] | None, levels: Sequence[float]) -> Levels:
+    """Levels from numbers, of any kind of sequence.
+
+    `borders` are the inner ones, ascending, one fewer than `levels`; or with both ends of the
+    domain, of which only a first border of 0 counts: then |x| is coded. None stands for codes that
+    are drawn, between ascending levels. Raises ValueError for anything else.
+    """
+    steps = np.array([float(level) for level in levels])
+    if not 1 <= len(steps) <= MOST_LEVELS or not np.isfinite(steps).all():
+        raise ValueError(f"levels must be 1 to {MOST_LEVELS} finite numbers; got {len(steps)}")
+    if borders is None:
+        _check_ascending("levels that are drawn", steps)
+        return Levels(np.empty(0), steps, np.nan, unbiased=True)
+    edges = np.array([float(border) for border in borders])
+    _check_ascending("borders", edges)
+    if len(edges) == len(steps) + 1:
+        return Levels(edges[1:-1], steps, np.nan, even=bool(edges[0] >= 0))
+    if len(edges) != len(steps) - 1:
+        raise ValueError(
+            f"borders must be one fewer than the {len(steps)} levels, or one more with the ends of "
+            f"the domain; got {len(edges)}"
+        )
+    return Levels(edges, steps, np.nan)
+
+
+def with_ends(table: Levels) -> np.ndarray:
+    """The borders of a table with both ends of the domain, as `table_of` takes them."""
+    if table.unbiased:
+        return table.borders
+    return np.concatenate([[0.0 if table.even else -files.END], table.borders, [files.END]])
+
+
+def _check_ascending(name: str, numbers: np.ndarray) -> None:
+    if np.isnan(numbers).any() or np.any(np.diff(numbers) < 0):
+        raise ValueError(f"{name} must ascend; got {numbers.tolist()}")
+
+
+class Store:
+    """Tables that count instead of the shipped ones wherever `bits` asks for a table.
+
+    What is coded with them is an activation with its default parameters, nearest or drawn as the
+    table is. Compiled code keeps the tables that it was compiled with.
+    """
+
+    def __init__(self) -> None:
+        self._own: dict[tuple[str, int], Levels] = {}
+        self.version = 0
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+    def __repr__(self) -> str:
+        return f"Store({', '.join(f'{name}{bits:02d}' for name, bits in self._own)})"
+
+    def items(self) -> Iterator[tuple[tuple[str, int], Levels]]:
+        """The user's own tables, by (name, bits)."""
+        return iter(self._own.items())
+
+    def find(self, name: str, bits: int, unbiased: bool = False) -> Levels | None:
+        """The user's own table of an activation; None where there is none."""
+        found = self._own.get((name, bits))
+        return found if found is not None and found.unbiased == unbiased else None
+
+    def add(self, name: str, bits: int, table: Levels | Pair) -> None:
+        """Have `bits` mean this table for activation `name`: Levels, or (borders, levels)."""
+        found = table if isinstance(table, Levels) else table_of(*table)
+        if len(found.levels) > 2**bits:
+            raise ValueError(f"{len(found.levels)} levels do not fit {bits} bits")
+        self._own[name, bits] = found
+        self.version += 1
+
+    def get(
+        self,
+        name: str,
+        bits: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Borders with the ends of the domain, and levels, of the user's own or a shipped table.
+
+        Raises KeyError where there is neither.
+        """
+        table = self.find(name, bits) or self.find(name, bits, unbiased=True)
+        table = table or files.levels(name, bits)
+        borders, levels = torch.tensor(with_ends(table)), torch.tensor(table.levels)
+        return borders.to(device, dtype), levels.to(device, dtype)
+
+    def load(self, path: Path | str) -> Store:
+        """Add the tables of an .npz file that `save`, `fxmem quantize` or FewBit wrote."""
+        for (name, bits), table in files.load(path).items():
+            self.add(name, bits, table)
+        return self
+
+    def save(self, path: Path | str) -> None:
+        """Write the user's own tables to an .npz file."""
+        files.save(path, self._own)
+
+    def clear(self) -> None:
+        """Forget the user's own tables."""
+        self._own.clear()
+        self.version += 1
+
+
+store = Store()

@@ -1,0 +1,94 @@
+"""The few steps that are nearest to a function, and how far they are off."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fxmem.activations import store
+from fxmem.activations.calculus import slope_curve, step_slopes
+from fxmem.activations.levels import Levels, fit
+from fxmem.activations.table import TABLE
+from fxmem.passes.pair.curves import GRID, INNER, JUMPS, Curve, Jumps, is_multiple
+
+NEAR = 1e-3  # a border at such a distance from a jump means the jump
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A function in steps: `levels[number of borders below x]`, of |x| where `even`.
+
+    `of` says which function it is. `error` is the largest distance between it and the steps as a
+    part of its largest value, rounded up to two digits.
+    """
+
+    of: str
+    borders: tuple[float, ...]
+    levels: tuple[float, ...]
+    even: bool
+    error: float
+
+
+@functools.lru_cache(maxsize=128)
+def nearest(curve: Curve, bits: int) -> Steps:
+    """Return the 2^bits steps nearest to a function, for normally distributed values.
+
+    A known activation's derivative, or a multiple of one, has the levels that are shipped.
+    """
+    values = np.frombuffer(curve.values)
+    peak = np.abs(values).max()
+    of, fitted = next(_known(values, bits), None) or _fitted(values, curve.jumps, bits)
+    borders, levels = _short(fitted.borders, INNER[-1]), _short(fitted.levels, peak)
+    borders = tuple(_at_jump(border, curve.jumps) for border in borders)
+    codes = np.searchsorted(borders, np.abs(GRID) if fitted.even else GRID)
+    error = np.abs(np.asarray(levels)[codes] - values).max() + _between(values)
+    return Steps(of, borders, levels, fitted.even, _up(error / peak))
+
+
+def _known(values: np.ndarray, bits: int) -> Iterator[tuple[str, Levels]]:
+    """Yield what is known of these values: they are a multiple of a smooth row's derivative."""
+    for row in TABLE.values():
+        if row.gate is None and not step_slopes(row):
+            slopes = slope_curve(row)(GRID)
+            peak = np.abs(slopes).argmax()
+            factor = values[peak] / slopes[peak]
+            if is_multiple(values, slopes, factor):
+                table = store.levels(row, bits)
+                yield f"{row.name}'s derivative", replace(table, levels=factor * table.levels)
+
+
+def _fitted(values: np.ndarray, jumps: Jumps, bits: int) -> tuple[str, Levels]:
+    even = is_multiple(values, values[::-1], 1.0)
+    low, high, left, right = np.reshape(jumps, (-1, 4)).T
+    points = np.concatenate([GRID[GRID != 0], low, high])
+    order = np.argsort(points, kind="stable")
+    slopes = np.concatenate([values[GRID != 0], left, right])[order]
+    function = functools.partial(np.interp, xp=points[order], fp=slopes)
+    breaks = np.abs(low) if even else low
+    return "a function of it", fit(None, function, bits, even=even, breaks=breaks)
+
+
+def _at_jump(border: float, jumps: Jumps) -> float:
+    """Return the jump that a border means, for elements on its wrong side would be far off."""
+    return min((low for low, *_ in jumps if abs(low - border) < NEAR), default=border)
+
+
+def _between(values: np.ndarray) -> float:
+    """Return how far a function may be, between two points of the grid, from the nearer one."""
+    changes = np.sort(np.abs(np.diff(values)))
+    return changes[-JUMPS] / 2  # those where it jumps are more
+
+
+def _short(numbers: np.ndarray, scale: float) -> tuple[float, ...]:
+    """Return the numbers as they are written into the graphs: in six digits of `scale`."""
+    digits = 6 - math.ceil(math.log10(scale))
+    return tuple((numbers.round(digits) + 0.0).tolist())  # no -0.0
+
+
+def _up(error: float) -> float:
+    unit = 10.0 ** (math.floor(math.log10(max(error, 1e-9))) - 1)
+    return math.ceil(error / unit) * unit
