@@ -61,8 +61,11 @@ def activations(**options: object) -> Callable[[nn.Module], nn.Module]:
 WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {
     EXACT: lambda model: model,
     "from the output": activations(keep="output"),
-    **{f"{b} bits": activations(bits=b) for b in (4, 3, 2, 1)},
-    **{f"{b} bits, unbiased": activations(bits=b, unbiased=True) for b in (4, 3, 2, 1)},
+    **{f"{b} bit{'s' * (b > 1)}": activations(bits=b) for b in (4, 3, 2, 1)},
+    **{
+        f"{b} bit{'s' * (b > 1)}, unbiased": activations(bits=b, unbiased=True)
+        for b in (4, 3, 2, 1)
+    },
 }
 
 

@@ -3,7 +3,7 @@
 import mpmath as mp
 import pytest
 import torch
-from activation_calls import (
+from activation_samples import (
     DTYPES,
     INVERTIBLE,
     SIZES,
@@ -89,11 +89,11 @@ def test_values_are_within_a_unit_in_the_last_place(dtype, device):
             )
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_float64_values_are_within_a_unit_in_the_last_place(device):
+@pytest.mark.skipif("cpu" not in ops.NATIVE, reason="the reference rounds each float64 step")
+def test_float64_values_are_within_a_unit_in_the_last_place():
     x = torch.cat([torch.linspace(-7.9, 8.3, 80), torch.randn(20) * 1e-3]).double()
     for row, values in CASES:
-        y = fxmem.few_bit(x.to(device), *coding(row.name, values))[0].tolist()
+        y = fxmem.few_bit(x, *coding(row.name, values))[0].tolist()
         with mp.workdps(80):
             exact = [definition(row, values)(mp.mpf(point)) for point in x.tolist()]
             off = [float(abs(a - b)) for a, b in zip(y, exact, strict=True)]

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from activation_calls import coding, functions, layouts
+from activation_samples import coding, functions, layouts
 from samples import LAYOUTS
 from test_ops_samples import DEVICES, leaves
 

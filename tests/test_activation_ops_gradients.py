@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from activation_calls import (
+from activation_samples import (
     DTYPES,
     INVERTIBLE,
     STEPWISE,

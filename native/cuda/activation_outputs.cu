@@ -15,9 +15,8 @@ __global__ void output_kernel(const void* x, void* y, uint8_t* branch, int64_t n
 #pragma unroll
     for (int v = 0; v < kUnit; ++v) {
       out.at[v] = F::value(in.at[v], p.at);
-      if constexpr (F::kBranches == 2) {
-        if (v < span.count) bits |= static_cast<uint64_t>(F::branch(in.at[v], p.at)) << v;
-      }
+      if constexpr (F::kBranches == 2)
+        bits |= static_cast<uint64_t>(F::branch(in.at[v], p.at)) << v;
     }
     store_unit(out, y, dtype, span);
     if constexpr (F::kBranches == 2) store_codes(bits, branch, 1, span);

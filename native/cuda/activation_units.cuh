@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../activations.h"
+#include "../bits.h"
 #include "elements.cuh"
 #include "launch.h"
 
@@ -42,6 +43,24 @@ __device__ void for_units(int64_t n, const Call& call) {
   }
 }
 
+template <typename R, typename T>
+__device__ R widened(T x) {
+  if constexpr (sizeof(T) == 8) {
+    return x;
+  } else {
+    return to_float(x);
+  }
+}
+
+template <typename T, typename R>
+__device__ T narrowed(R x) {
+  if constexpr (sizeof(T) == 8) {
+    return x;
+  } else {
+    return from_float<T>(x);
+  }
+}
+
 // In pieces of 16 bytes. Allocations begin at more than that; a view may not.
 template <typename T, typename R>
 __device__ void load_as(const void* x, Span span, Unit<R>& unit) {
@@ -52,7 +71,7 @@ __device__ void load_as(const void* x, Span span, Unit<R>& unit) {
   for (int i = 0; i < kUnit; i += kPiece) {
     const Block<T, kPiece> piece = load<kPiece>(from + i, span.count - i, aligned);
 #pragma unroll
-    for (int v = 0; v < kPiece; ++v) unit.at[i + v] = to_float(piece.at[v]);
+    for (int v = 0; v < kPiece; ++v) unit.at[i + v] = widened<R>(piece.at[v]);
   }
 }
 
@@ -64,7 +83,7 @@ __device__ void store_as(const Unit<R>& unit, void* x, Span span) {
   for (int i = 0; i < kUnit; i += kPiece) {
     Block<T, kPiece> piece;
 #pragma unroll
-    for (int v = 0; v < kPiece; ++v) piece.at[v] = from_float<T>(unit.at[i + v]);
+    for (int v = 0; v < kPiece; ++v) piece.at[v] = narrowed<T>(unit.at[i + v]);
     store<kPiece>(piece, to + i, span.count - i, true);
   }
 }
@@ -95,10 +114,12 @@ __device__ void store_unit(const Unit<R>& unit, void* x, Stored dtype, Span span
   with_stored<R>(dtype, [&](auto type) { store_as<decltype(type)>(unit, x, span); });
 }
 
-// Codes of `bits` each, the first lowest, as whole bytes of a stream.
+// Codes of `bits` each, the first lowest, as whole bytes of a stream; of elements that are not
+// there the last one holds zeros.
 __device__ inline void store_codes(uint64_t word, uint8_t* codes, int bits, Span span) {
   uint8_t* to = codes + span.first / kUnit * bits;
   const int bytes = (span.count * bits + 7) / 8;
+  word &= low_bits(span.count * bits);
   for (int b = 0; b < bytes; ++b) to[b] = static_cast<uint8_t>(word >> (8 * b));
 }
 

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 
@@ -13,8 +14,17 @@ from fxmem.activations import store
 from fxmem.activations.calculus import slope_curve, step_slopes
 from fxmem.activations.levels import Levels, fit
 from fxmem.activations.table import TABLE
-from fxmem.passes.pair.curves import GRID, INNER, JUMPS, Curve, Jumps, is_multiple
+from fxmem.passes.pair.curves import (
+    GRID,
+    INNER,
+    JUMPS,
+    Curve,
+    Jumps,
+    NoCode,
+    is_multiple,
+)
 
+TYPICAL = np.array([NormalDist().inv_cdf(p) for p in np.arange(0.005, 1, 0.01)])
 NEAR = 1e-3  # a border at such a distance from a jump means the jump
 
 
@@ -38,6 +48,9 @@ def nearest(curve: Curve, bits: int) -> Steps:
     """Return the 2^bits steps nearest to a function, for normally distributed values.
 
     A known activation's derivative, or a multiple of one, has the levels that are shipped.
+
+    Raises:
+        NoCode: where they are further off than what the function mostly is, as beside a pole.
     """
     values = np.frombuffer(curve.values)
     peak = np.abs(values).max()
@@ -46,6 +59,8 @@ def nearest(curve: Curve, bits: int) -> Steps:
     borders = tuple(_at_jump(border, curve.jumps) for border in borders)
     codes = np.searchsorted(borders, np.abs(GRID) if fitted.even else GRID)
     error = np.abs(np.asarray(levels)[codes] - values).max() + _between(values)
+    if error > np.quantile(np.abs(np.interp(TYPICAL, GRID, values)), 0.9):
+        raise NoCode(f"no {len(levels)} steps are near to its function")
     return Steps(of, borders, levels, fitted.even, _up(error / peak))
 
 
