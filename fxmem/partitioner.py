@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._functorch import config
 from torch._inductor.custom_graph_pass import CustomPartitionerFn, get_hash_for_files
 
 from fxmem import history, ops
@@ -18,6 +19,7 @@ from fxmem.passes.graph import regions
 from fxmem.passes.joint.cut import cut
 from fxmem.passes.joint.overwritten import keep_overwritten
 from fxmem.passes.joint.regions import keep_region_outputs
+from fxmem.passes.joint.reversible import reverse
 from fxmem.passes.joint.seeds import keep_seeds, recompute_random
 from fxmem.passes.pair.discrete import hoist_discrete
 from fxmem.passes.pair.expand import expand
@@ -57,12 +59,10 @@ class Partitioner(CustomPartitionerFn):
     ) -> tuple[Pair, Plan]:
         """Return the pair with fxmem's ops visible in it, and what was decided."""
         keep_overwritten(gm)
-        keep_region_outputs(gm, kwargs["num_fwd_outputs"])
         keep_seeds(gm)
         if self.policy.allows("seeds"):
             recompute_random(gm)
-        (forward, backward), notes = cut(gm, joint_inputs, self.policy, **kwargs)
-        pair = Pair(forward, backward, kwargs["num_fwd_outputs"], _static(forward, **kwargs))
+        pair, notes = self._cut(gm, joint_inputs, **kwargs)
         if self.policy.allows("discrete"):
             notes += hoist_discrete(pair, self.policy)
         plan, decisions = rule.plan(pair, self.policy, RULES)
@@ -74,6 +74,30 @@ class Partitioner(CustomPartitionerFn):
         plan = Plan(plan.entries, notes, region=not joint_inputs, nested=saved)
         pair.forward.meta[PLAN] = plan
         return pair, plan
+
+    def _cut(
+        self, gm: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any
+    ) -> tuple[Pair, list[str]]:
+        """Cut the joint graph with its reversible chains recomputed, and without; take the less."""
+        outputs = kwargs["num_fwd_outputs"]
+        allowed = self.policy.allows("reversible")
+        found, notes = reverse(gm, outputs) if allowed else (None, [])
+        keep_region_outputs(gm, outputs)
+        halves, plainly = cut(gm, joint_inputs, self.policy, **kwargs)
+        plain = Pair(*halves, outputs, _static(halves[0], **kwargs))
+        if found is None:
+            return plain, [*notes, *plainly]
+        keep_region_outputs(found.joint, outputs)
+        with config.patch(cse=False):
+            halves, refused = cut(found.joint, joint_inputs, self.policy, **kwargs)
+        pair = Pair(*halves, outputs, _static(halves[0], **kwargs))
+        if self.policy.option("reversible", "force", False) or pair.kept() < plain.kept():
+            return pair, [*notes, *found.notes, *refused]
+        return plain, [
+            *notes,
+            *plainly,
+            f"reversible: not taken, for it would keep {pair.kept()} bytes, not {plain.kept()}",
+        ]
 
     def uuid(self) -> Any:
         """Return the key under which compiled code may be reused: policy, sources, kernels."""

@@ -28,6 +28,9 @@ class Switch:
 
 RULES = {
     "seeds": Switch(),
+    # Exact but for rounding, at a quarter of the step's time: by name alone, until affine and
+    # momentum couplings and the drift in half precision are tested as well.
+    "reversible": Switch(on=False, options={"force": (False, True)}),
     "remat": Switch(),
     "discrete": Switch(),
     "masks": Switch(),

@@ -42,6 +42,7 @@ ENTRANCE = (
     *("fxmem.passes", "fxmem.ops", *DECISIONS),
     *("fxmem.backend", "fxmem.partitioner", "fxmem.history", "fxmem.measure"),
 )
+CHAINS = ("fxmem.passes.joint.chains", "fxmem.passes.joint.recomputable")
 MODULES = ("torch", "fxmem.ops", "fxmem.activations", "fxmem.functional")
 PROGRAM = Room(("fxmem", "torch", "numpy", "transformers", "matplotlib", "tqdm"))
 
@@ -76,6 +77,8 @@ ROOMS = {
     "fxmem.passes.forward.*": Room(FORWARD),
     "fxmem.passes.joint": Room((*RULE.may, "fxmem.passes.joint")),
     "fxmem.passes.joint.*": RULE,
+    "fxmem.passes.joint.reversible": Room((*RULE.may, *CHAINS)),
+    "fxmem.passes.joint.recomputable": Room((*RULE.may, *CHAINS)),
     "fxmem.passes.pair": Room((*RULE.may, "fxmem.passes.pair")),
     "fxmem.passes.pair.*": RULE,
     **{tool: Room((*TOOLS, *PAIR_TOOLS, "fxmem.ops")) for tool in PAIR_TOOLS},

@@ -9,7 +9,10 @@ from fxmem import Policy, PolicyError
 from fxmem.policy import BITS
 
 WIDTHS = ", ".join(map(str, BITS))
-RULES = "seeds, remat, discrete, masks, few_bit, encode, gated, from_output, quantized_gradient"
+RULES = (
+    "seeds, reversible, remat, discrete, masks, few_bit, encode, "
+    "gated, from_output, quantized_gradient"
+)
 CODES = "1, 2, 3, 4, 5, 6, 7, 8"
 
 REFUSED = {

@@ -26,6 +26,8 @@ UNDECLARED_VIEWS = (aten._unsafe_view.default, aten.reshape.default)
 # What new nodes inherit from the value that they stand for: its origin, for reports and profiles.
 ORIGIN = ("nn_module_stack", "stack_trace", "original_aten", "from_node", "seq_nr")
 
+EXACT = "fxmem_exact"  # in a node's meta: why it must be kept without loss, in a sentence
+
 
 def tensor(node: Any) -> torch.Tensor | None:
     """Return the fake tensor that a node computes, None for anything else."""

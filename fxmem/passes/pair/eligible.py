@@ -7,7 +7,7 @@ import operator
 import torch
 from torch import fx
 
-from fxmem.passes.graph import leaves_region, nbytes, numel, op_name, owner, tensor
+from fxmem.passes.graph import EXACT, leaves_region, nbytes, numel, op_name, owner, tensor
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.policy import Policy
 
@@ -28,6 +28,7 @@ def why_exact(pair: Pair, storage: Storage, policy: Policy) -> str | None:
     node = storage.owner
     return (
         why_shared(pair, storage)
+        or node.meta.get(EXACT)
         or _why_by_value(storage, policy)
         or (None if pair.knows_sizes(storage) else "a size of it is not known in the backward")
         or _why_by_origin(pair, node)

@@ -83,6 +83,10 @@ class Pair:
             if where[-1].op != "placeholder"
         ]
 
+    def kept(self) -> int:
+        """Return the bytes of all that is kept beyond the caller's own inputs."""
+        return sum(storage.nbytes for storage in self.storages())
+
     def taken(self, name: str) -> fx.Node:
         """Return the backward's placeholder for the kept forward node of that name."""
         return self._placeholders()[name]
