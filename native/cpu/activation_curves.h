@@ -75,8 +75,12 @@ struct Loops {
   }
 
   static void slope(const S* x, S* __restrict out, int n, const double* parameters) {
-    const Parameters<F, R> p(parameters);
-    for (int i = 0; i < n; ++i) out[i] = static_cast<S>(F::slope(static_cast<R>(x[i]), p.at));
+    quickly<R>([&](auto kind) {
+      using Real = decltype(kind);
+      const Parameters<F, Real> p(parameters);
+      for (int i = 0; i < n; ++i) out[i] = static_cast<S>(F::slope(static_cast<Real>(x[i]), p.at));
+      return has_no_nan(out, n);
+    });
   }
 
   static void code(const S* x, uint8_t* __restrict codes, int n, const double* parameters) {

@@ -52,7 +52,7 @@ void code_tile(const FewBitTask& task, const Curve<Scalar<T>>& curve, const Scal
   alignas(64) Buffer<S> made;
   if (task.seed != nullptr) {
     curve.slope(x, made, count, task.function->parameters);
-    draw_tile(made, count, numbers(*task.levels, S{}), task.level_count,
+    draw_tile(made, count, numbers(*task.levels, S{}), numbers(*task.borders, S{}), task.bits,
               static_cast<uint64_t>(*task.seed), at, codes);
   } else if (task.borders == nullptr) {
     curve.code(x, codes, count, task.function->parameters);

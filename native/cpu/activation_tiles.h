@@ -111,17 +111,19 @@ void classify_tile(const S* x, int count, const S* borders, int bits, uint8_t* c
 }
 
 // Draws the lower or the upper of the two levels around each slope, so that the slope is expected.
+// inner: the levels but for the outermost.
 template <typename S>
-void draw_tile(const S* slope, int count, const S* levels, int level_count, uint64_t seed,
+void draw_tile(const S* slope, int count, const S* levels, const S* inner, int bits, uint64_t seed,
                int64_t at, uint8_t* codes) {
   const Key key = make_key(seed, at);
+  alignas(64) Buffer<S> share;
+  classify_tile(slope, count, inner, bits, codes);
   for (int i = 0; i < count; ++i) {
-    int lower = 0;
-    for (int k = 1; k < level_count - 1; ++k) lower += levels[k] < slope[i] ? 1 : 0;
-    const S chance = (slope[i] - levels[lower]) / (levels[lower + 1] - levels[lower]);
-    const bool up = uniform(key, static_cast<uint32_t>(at) + i) < chance;
-    codes[i] = static_cast<uint8_t>(lower + (up ? 1 : 0));
+    const S low = levels[codes[i]], high = levels[codes[i] + 1];
+    share[i] = (slope[i] - low) / (high - low);
   }
+  for (int i = 0; i < count; ++i)
+    codes[i] += uniform(key, static_cast<uint32_t>(at) + i) < share[i] ? 1 : 0;
 }
 
 inline void pack_tile(const uint8_t* codes, int count, int bits, int64_t at, uint8_t* stream) {

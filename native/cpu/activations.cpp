@@ -63,16 +63,17 @@ std::tuple<Tensor, Tensor> few_bit(const Tensor& x, StringHandle function, Numbe
   const std::string name = taken(function);
   const Classified to = prepare_few_bit(x, name, parameters, borders, levels, bits, seed);
   const Function known = function_of(name, parameters);
-  const Table edges = table_of(borders, INFINITY, rounded_down);
+  // Codes that are drawn lie between levels: all but the outermost are borders.
+  if (seed && levels.size() > 2) borders.assign(levels.begin() + 1, levels.end() - 1);
+  const Table edges = table_of(borders, INFINITY, seed ? rounded_near : rounded_down);
   const Table slopes = table_of(levels, NAN, rounded_near);
   const FewBitTask task{to.x.const_data_ptr(),
                         to.y.mutable_data_ptr(),
                         bytes(to.codes),
                         x.numel(),
                         &known,
-                        to.stepwise || seed ? nullptr : &edges,
+                        to.stepwise && !seed ? nullptr : &edges,
                         &slopes,
-                        static_cast<int>(levels.size()),
                         static_cast<int>(bits),
                         even,
                         static_cast<const int64_t*>(data(seed))};

@@ -57,9 +57,8 @@ struct FewBitTask {
   uint8_t* codes;
   int64_t n;
   const Function* function;  // null with y
-  const Table* borders;      // 2^bits - 1; null: the function's own pieces, or with a seed levels
+  const Table* borders;      // 2^bits - 1 of x, with a seed of the slope; null: the function's own
   const Table* levels;       // for a seed
-  int level_count;
   int bits;
   bool even;
   const int64_t* seed;  // null: the nearest level
