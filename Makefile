@@ -23,7 +23,7 @@ demo: build $(VENV)/demo.stamp ## train a small language model under eager, Indu
 	$(RUN) -m fxmem demo $(ARGS)
 
 test: lint build $(VENV)/test.stamp ## lint, build (CUDA too, where nvcc is found), run the tests
-	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: $(VENV)/test.stamp ## ruff and clang-format, changing nothing
 	$(RUN) -m ruff check .
