@@ -1,4 +1,4 @@
-// Every operator of fxmem. fxmem/ops/library.py holds the same lines for machines without this
+// Every operator of fxmem. fxmem/ops/native.py holds the same lines for machines without this
 // library; tests/test_native.py compares the two.
 #include <torch/csrc/stable/library.h>
 

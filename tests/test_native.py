@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fxmem import ops
-from fxmem.ops import library
+from fxmem.ops import native
 
 ROOT = Path(__file__).parents[1]
 built = pytest.mark.skipif("cpu" not in ops.NATIVE, reason="the native library is not built")
@@ -43,8 +43,8 @@ def run(script, **environment):
 
 def test_schemas_agree():
     source = re.sub(r'"\s*"', "", (ROOT / "native" / "schema.cpp").read_text())
-    native = re.findall(r'm\.def\(\s*"(\w+)(.*?)"\);', source)
-    assert dict(native) == library.SCHEMAS
+    written = re.findall(r'm\.def\(\s*"(\w+)(.*?)"\);', source)
+    assert dict(written) == native.SCHEMAS
 
 
 @built
@@ -81,7 +81,7 @@ def test_a_library_that_cannot_be_loaded_is_told_and_done_without(tmp_path, capl
     if content is not None:
         (tmp_path / "libfxmem_cpu.so").write_bytes(content)
     with caplog.at_level(logging.WARNING, "fxmem"):
-        assert not library.load("cpu", tmp_path)
+        assert not native.load("cpu", tmp_path)
     told = caplog.messages
     assert len(told) == 1 and str(tmp_path) in told[0]
     assert ("does not exist; build it with" if content is None else "another machine") in told[0]
@@ -91,7 +91,7 @@ def test_a_library_that_cannot_be_loaded_is_told_and_done_without(tmp_path, capl
 def test_only_the_stable_abi_is_imported():
     if shutil.which("nm") is None:
         pytest.skip("nm (binutils) lists what a library imports, and is not installed")
-    path = library.DIRECTORY / "libfxmem_cpu.so"
+    path = native.DIRECTORY / "libfxmem_cpu.so"
     listing = subprocess.run(["nm", "-D", "--undefined-only", path], capture_output=True, text=True)
     names = [line.split()[-1].split("@")[0] for line in listing.stdout.splitlines()]
     torch_names = {n for n in names if "torch" in n or "c10" in n}

@@ -9,7 +9,7 @@ import torch
 
 from fxmem import ops
 from fxmem.activations.table import TABLE
-from fxmem.ops.activations import _once
+from fxmem.ops.activations import once
 
 from .coding import Arguments, Coding, Options, coding
 from .tables import store
@@ -107,4 +107,4 @@ class _FromOutputInPlace(torch.autograd.Function):
         output, branch = ctx.saved_tensors
         plan = ctx.plan
         backward = torch.ops.fxmem.from_output_backward
-        return backward(_once(grad), output, branch, plan.function, plan.parameters), None
+        return backward(once(grad), output, branch, plan.function, plan.parameters), None

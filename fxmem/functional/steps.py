@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fxmem import ops
-from fxmem.ops.activations import _once
+from fxmem.ops.activations import once
 
 from .activate import known, numbers
 from .tables import table_of
@@ -132,7 +132,7 @@ class _Stepwise(torch.autograd.Function):
         (codes,) = ctx.saved_tensors
         plan = ctx.plan
         backward = torch.ops.fxmem.few_bit_backward
-        return backward(_once(grad), codes, plan.levels, plan.bits, ctx.stride), None, None
+        return backward(once(grad), codes, plan.levels, plan.bits, ctx.stride), None, None
 
 
 def _piecewise(t: torch.Tensor, codes: torch.Tensor, plan: Steps) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from . import activations_checks as checks
 from . import activations_reference as reference
 from .layout import memory_stride
-from .library import Derivative, define, underivable
+from .native import Derivative, define, underivable
 
 SECOND = (
     "it is itself a backward, and what a second derivative needs is not kept. "
@@ -26,7 +26,7 @@ def _codes(x: torch.Tensor, bits: int) -> torch.Tensor:
     return x.new_empty([(x.numel() * bits + 7) // 8], dtype=torch.uint8)
 
 
-def _once(grad: torch.Tensor) -> torch.Tensor:
+def once(grad: torch.Tensor) -> torch.Tensor:
     """Tie the result to a node whose backward raises, in a backward that is to be differentiated.
 
     Else a gradient that needs none of the tensors that are kept would silently count as constant.
@@ -54,7 +54,7 @@ def _few_bit_setup(ctx, inputs, output):
 
 def _few_bit_derive(ctx, grad, _):
     (codes,) = ctx.saved_tensors
-    slope = _few_bit_backward(_once(grad), codes, ctx.levels, ctx.bits, ctx.stride)
+    slope = _few_bit_backward(once(grad), codes, ctx.levels, ctx.bits, ctx.stride)
     return slope, None, None, None, None, None, None, None
 
 
@@ -76,7 +76,7 @@ def _from_output_setup(ctx, inputs, output):
 
 def _from_output_derive(ctx, grad, _):
     y, branch = ctx.saved_tensors
-    result = _from_output_backward(_once(grad), y, branch, ctx.function, ctx.parameters)
+    result = _from_output_backward(once(grad), y, branch, ctx.function, ctx.parameters)
     return result, None, None
 
 
@@ -98,7 +98,7 @@ def _gated_setup(ctx, inputs, output):
 
 def _gated_derive(ctx, grad):
     gate, up = ctx.saved_tensors
-    return *_gated_backward(_once(grad), gate, up, ctx.function, ctx.parameters), None, None
+    return *_gated_backward(once(grad), gate, up, ctx.function, ctx.parameters), None, None
 
 
 _few_bit = define(

@@ -7,7 +7,7 @@ import torch
 from . import activations_checks as checks
 from . import activations_reference as reference
 from .layout import Ints
-from .library import define
+from .native import define
 
 
 def _classify_fake(x, borders, bits, even=False):

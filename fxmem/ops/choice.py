@@ -1,6 +1,6 @@
 """Native op or ATen decomposition, by codec and device: what benchmarks/codec.py measured."""
 
-from .library import NATIVE
+from .native import NATIVE
 
 # (operator, bits, device) for which the decomposition, fused by Inductor, beats the native op. On a
 # CPU none does: fused into C++ loops it takes as long, compiles for three times as long, and the

@@ -9,7 +9,7 @@ import torch
 
 from . import checks, reference
 from .layout import Ints
-from .library import define
+from .native import define
 
 
 def _encode_fake(x, bits, group, seed=None):

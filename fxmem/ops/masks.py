@@ -4,7 +4,7 @@ import torch
 
 from . import checks, reference
 from .layout import Ints
-from .library import define
+from .native import define
 
 
 def _pack_fake(x, bits):
