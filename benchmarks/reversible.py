@@ -1,9 +1,10 @@
-"""A reversible transformer of two streams: kept bytes, peak, step time and gradient error by depth.
+"""A reversible network of two streams: kept bytes, peak, step time and gradient error by depth.
 
-    python benchmarks/reversible.py [--layers 4 8 16] [--dtype fp32] [--rounds 10] [--json PATH]
+    python benchmarks/reversible.py [--kind transformer conv] [--layers 8 16 32] [--json PATH]
 
-Block k adds attention of the second stream to the first, then an MLP of the first to the second.
-Every row trains the same weights on the same data; errors are against fp64, times in turns.
+Block k adds a branch of the second stream to the first, then a branch of the first to the second.
+Every row trains the same weights on the same data; errors are against fp64, times in turns. The
+last table says how much of what eager keeps for one more block each row keeps.
 """
 
 from __future__ import annotations
@@ -12,29 +13,28 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from reversible_case import KINDS, Kind, TwoStreams, modules
 from stack_case import DTYPES, gradient
 from stack_case import error as distance
 from torch import nn
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from fxmem.demo.ways import Way, fxmem, inductor
 from fxmem.measure import Variant, kept, peak_bytes, step_times
 from fxmem.measure.text import MiB, aligned
 
-HEADS = 8
 HEAD = ("", "kept MiB", "peak MiB", "time", "±", "gradient error")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way to run the model, with or without torch's checkpoint around every block."""
+    """One way to run the network."""
 
     way: Way
-    checkpoint: bool = False
+    make: Callable[[Kind, int, int], nn.Module] = TwoStreams
 
 
 # Inductor comes first: times are ratios to it.
@@ -42,87 +42,34 @@ ROWS = {
     "inductor": Row(inductor()),
     "eager": Row(Way()),
     "budget 0.2": Row(inductor(activation_memory_budget=0.2)),
-    "checkpoint": Row(inductor(), checkpoint=True),
+    "budget 0.1": Row(inductor(activation_memory_budget=0.1)),
+    "checkpoint": Row(inductor(), partial(TwoStreams, by_block=True)),
+    "exact, not reversible": Row(fxmem("exact", rules={"reversible": False})),
     "exact": Row(fxmem("exact")),
-    "exact, reversible": Row(fxmem("exact", rules={"reversible": True})),
+    "balanced": Row(fxmem("balanced")),
+    "modules, eager": Row(Way(), modules),
+    "modules, exact": Row(fxmem("exact"), modules),
 }
 
 
-class Attention(nn.Module):
-    """Causal self-attention behind a norm."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm, self.qkv = nn.LayerNorm(width), nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        heads = self.qkv(self.norm(x)).unflatten(-1, (3, HEADS, -1)).transpose(1, 3)
-        q, k, v = heads.unbind(2)
-        attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(attended.transpose(1, 2).flatten(2))
-
-
-def feed_forward(width: int) -> nn.Module:
-    """Return an MLP behind a norm, four times as wide inside."""
-    return nn.Sequential(
-        nn.LayerNorm(width),
-        nn.Linear(width, 4 * width),
-        nn.GELU(),
-        nn.Linear(4 * width, width),
-    )
-
-
-class Block(nn.Module):
-    """Two additive couplings."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.f, self.g = Attention(width), feed_forward(width)
-
-    def forward(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        a = a + self.f(b)
-        return a, b + self.g(a)
-
-
-class TwoStreams(nn.Module):
-    """Blocks on two streams, split from one embedding and joined at the end."""
-
-    def __init__(self, layers: int, width: int, by_block: bool) -> None:
-        super().__init__()
-        self.embed = nn.Linear(width, 2 * width)
-        self.blocks = nn.ModuleList(Block(width) for _ in range(layers))
-        self.by_block = by_block
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        a, b = self.embed(x).chunk(2, -1)
-        for block in self.blocks:
-            if self.by_block:
-                a, b = checkpoint(block, a, b, use_reentrant=False)
-            else:
-                a, b = block(a, b)
-        return torch.cat([a, b], -1)
-
-
-def build(args: argparse.Namespace, layers: int, row: Row, precise: bool = False) -> Variant:
+def build(args: argparse.Namespace, kind: Kind, layers: int, row: Row, **precise: bool) -> Variant:
     """Return a variant with the weights and data that every row has, maybe computed in fp64."""
     torch.manual_seed(0)
-    rounded = DTYPES[args.dtype]
-    model = TwoStreams(layers, args.width, row.checkpoint).to(rounded)
-    shape = args.batch, args.tokens
-    x, weight = (torch.randn(*shape, w).to(rounded) for w in (args.width, 2 * args.width))
-    if precise:
-        model, x, weight = model.double(), x.double(), weight.double()
-    model, x, weight = (t.to(args.device) for t in (model, x, weight))
+    model = row.make(kind, layers, args.width)
+    shape = kind.shape(args.batch, args.tokens, args.width)
+    weight, x = torch.randn(shape), torch.randn(shape)
+    dtype = torch.float64 if precise else DTYPES[args.dtype]
+    # Rounded first: fp64 begins with the same numbers.
+    model, x, weight = (t.to(DTYPES[args.dtype]).to(args.device, dtype) for t in (model, x, weight))
     run = row.way.compile(model)
     return Variant(model, lambda: (run(x) * weight).sum())
 
 
-def measured(args: argparse.Namespace, layers: int) -> dict[str, dict[str, float]]:
+def measured(args: argparse.Namespace, kind: Kind, layers: int) -> dict[str, dict[str, float]]:
     """Measure every row at one depth."""
     torch._dynamo.reset()
-    true = gradient(build(args, layers, Row(Way()), precise=True))
-    variants = {name: build(args, layers, ROWS[name]) for name in args.rows}
+    true = gradient(build(args, kind, layers, Row(Way()), precise=True))
+    variants = {name: build(args, kind, layers, ROWS[name]) for name in args.rows}
     found = {name: judged(variant, true, args.device) for name, variant in variants.items()}
     steps: dict[str, Callable] = {name: variant.step for name, variant in variants.items()}
     for name, clocked in step_times(steps, args.rounds, args.device).items():
@@ -141,7 +88,7 @@ def judged(variant: Variant, true: list[torch.Tensor], device: str) -> dict[str,
 
 
 def table(found: dict[str, dict[str, float]]) -> str:
-    """Lay the rows out."""
+    """Lay the rows of one depth out."""
     lines = [HEAD]
     for name, row in found.items():
         sizes = (f"{row[key] / MiB:.1f}" for key in ("kept", "peak"))
@@ -150,16 +97,27 @@ def table(found: dict[str, dict[str, float]]) -> str:
     return aligned(lines)
 
 
+def slopes(by_depth: dict[int, dict[str, dict[str, float]]]) -> dict[str, float]:
+    """Return what each row keeps for one more block, as a share of what eager keeps for it."""
+    least, most = min(by_depth), max(by_depth)
+
+    def growth(name: str) -> float:
+        return by_depth[most][name]["kept"] - by_depth[least][name]["kept"]
+
+    return {name: growth(name) / growth("eager") for name in by_depth[most]}
+
+
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", nargs="+", type=int, default=[4, 8, 16])
+    parser.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--layers", nargs="+", type=int, default=[8, 16, 32])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--width", type=int, default=256, help="of each stream")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--width", type=int, default=128, help="of each stream")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=128, help="or pixels a side")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=10, help="of interleaved steps")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -172,11 +130,15 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch._dynamo.config.recompile_limit = 64
     results = {}
-    for layers in args.layers:
-        results[layers] = found = measured(args, layers)
-        print(
-            f"\n{layers} blocks, {args.dtype}, {args.threads} thread(s)\n{table(found)}", flush=True
-        )
+    for name in args.kind:
+        results[name] = by_depth = {}
+        for layers in args.layers:
+            by_depth[layers] = measured(args, KINDS[name], layers)
+            title = f"{name}, {layers} blocks, {args.dtype}, {args.threads} thread(s)"
+            print(f"\n{title}\n{table(by_depth[layers])}", flush=True)
+        if len(by_depth) > 1 and "eager" in args.rows:
+            lines = [(row, f"{100 * share:.2f} %") for row, share in slopes(by_depth).items()]
+            print(f"\n{name}: kept for one more block, of eager's\n{aligned(lines)}", flush=True)
     if args.json:
         args.json.write_text(json.dumps({"torch": torch.__version__, "results": results}) + "\n")
 

@@ -2,14 +2,14 @@
 
 import importlib.util
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 
 import pytest
 import torch
 
 from fxmem import __main__ as commands
-from fxmem.demo import command
+from fxmem.demo import command, depth
 from fxmem.demo.task import Task, new_model, read_text
 from fxmem.demo.training import train
 from fxmem.demo.ways import WAYS, Way, inductor
@@ -98,6 +98,23 @@ def test_mini_demo(sources, tmp_path, monkeypatch, capsys):
     # Inductor and the exact preset draw the same masks; equal up to rounding of fp32 sums.
     assert ways["fxmem exact"]["losses"] == pytest.approx(ways["Inductor"]["losses"], rel=1e-5)
     assert ways["fxmem compact"]["kept"] < ways["fxmem exact"]["kept"] < ways["Inductor"]["kept"]
+
+
+def test_mini_demo_of_depth(sources, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(depth, "TASK", replace(MINI, layers=0))
+    monkeypatch.setattr(depth, "DEPTHS", (2, 8))
+    monkeypatch.setattr(command, "read_text", lambda: read_text(sources))
+    out = str(tmp_path / "out")
+    assert commands.main(["demo", "--model", "reversible", "--steps", "2", "--out", out]) == 0
+    assert "reversible, fused step" in capsys.readouterr().out
+    assert (tmp_path / "out/reversible.png").read_bytes().startswith(b"\x89PNG")
+    shallow, deep = json.loads((tmp_path / "out/reversible.json").read_text())["depths"].values()
+    assert len(deep["losses"]) == 2
+    assert deep["everything kept"]["kept"] > 2 * shallow["everything kept"]["kept"]
+    for way in ("reversible", "reversible, fused step"):
+        assert deep[way]["kept"] == pytest.approx(shallow[way]["kept"], rel=0.01)
+    fused = "reversible, fused step"
+    assert deep[fused]["peak"] == pytest.approx(shallow[fused]["peak"], rel=0.05)
 
 
 def test_missing_packages_are_named(monkeypatch, capsys):

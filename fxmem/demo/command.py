@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from fxmem.demo import depth
 from fxmem.demo.drawing import draw
 from fxmem.demo.task import Task, new_model, read_text
 from fxmem.demo.training import Trained, train
@@ -21,6 +22,7 @@ from fxmem.measure.text import MiB, aligned
 
 NEEDED = ("transformers", "matplotlib", "tqdm")
 QUICK = {"layers": 2, "steps": 30, "judged": 4}
+DEPTH_QUICK = {"steps": 10, "judged": 2}
 NOTE = """\
 kept: bytes that the forward leaves for the backward. peak: most bytes of a forward and backward,
 gradients included, parameters and the optimizer's state not. time: of such a step, interleaved
@@ -38,23 +40,48 @@ def main(arguments: list[str]) -> int:
             f"the demo needs {', '.join(missing)}: pip install {' '.join(missing)}", file=sys.stderr
         )
         return 2
-    task = Task(bf16=args.dtype == "bf16")
-    task = replace(task, **QUICK) if args.quick else task
-    task = replace(task, steps=args.steps) if args.steps else task
-    table, trained = run(task, WAYS)
-    print(
-        report(table, trained), NOTE.format(first=table.rows[0].name, steps=task.steps), sep="\n\n"
-    )
-    for path in write(args.out, task, table, trained):
+    for path in MODELS[args.model](args):
         print(f"wrote {path}")
     return 0
+
+
+def gpt(args: argparse.Namespace) -> tuple[Path, ...]:
+    """Train GPT-2 in every way, print the table, return the files that were written."""
+    task = _asked(Task(), QUICK, args)
+    table, trained = run(task, WAYS)
+    note = NOTE.format(first=table.rows[0].name, steps=task.steps)
+    print(report(table, trained), note, sep="\n\n")
+    return write(args.out, task, table, trained)
+
+
+def reversible(args: argparse.Namespace) -> tuple[Path, ...]:
+    """Train the reversible network at every depth, print the table, return what was written."""
+    task = _asked(depth.TASK, DEPTH_QUICK, args)
+    found = depth.run(task, depth.DEPTHS[:2] if args.quick else depth.DEPTHS, read_text())
+    print(depth.report(found), depth.NOTE.format(steps=task.steps), sep="\n\n")
+    return depth.write(args.out, task, found)
+
+
+MODELS = {"gpt": gpt, "reversible": reversible}
+
+
+def _asked(task: Task, quick: Mapping[str, int], args: argparse.Namespace) -> Task:
+    """Return a task with what the command line changes of it."""
+    task = replace(task, bf16=args.dtype == "bf16", **(quick if args.quick else {}))
+    return replace(task, steps=args.steps) if args.steps else task
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m fxmem demo", description=__doc__)
+    parser.add_argument(
+        "--model",
+        choices=MODELS,
+        default="gpt",
+        help="gpt: GPT-2 in every way; reversible: 12 to 96 layers at constant memory",
+    )
     parser.add_argument("--quick", action="store_true", help="a smaller model, few steps")
-    parser.add_argument("--steps", type=int, help=f"of training (default: {Task.steps})")
+    parser.add_argument("--steps", type=int, help="of training")
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="bf16: autocast")
     parser.add_argument(
         "--out", type=Path, default=Path("fxmem-demo"), help="folder for PNG and JSON"

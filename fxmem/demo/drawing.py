@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fxmem.demo.training import Trained
@@ -14,21 +15,29 @@ COLOURS = ("#3b6fb6", "#8a8f98", "#8fb3e0", "#1b8a5a", "#e08a1e", "#c23b4b")
 
 def draw(path: Path, trained: Mapping[str, Trained], table: Table) -> None:
     """Write the picture as PNG (1800 × 750 pixels)."""
+    with saved_figure(path) as (curves, bars):
+        draw_losses(curves, trained, "The same training")
+        _draw_memory(bars, table)
+
+
+@contextlib.contextmanager
+def saved_figure(path: Path) -> Iterator[tuple]:
+    """Give two axes side by side to draw on; write them to a file afterwards."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    curves, bars = figure.subplots(1, 2, width_ratios=(1, 1.15))
-    _draw_losses(curves, trained)
-    _draw_memory(bars, table)
-    for axes in (curves, bars):
+    both = figure.subplots(1, 2, width_ratios=(1, 1.15))
+    yield tuple(both)
+    for axes in both:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(colors="#444444")
     figure.savefig(path)
 
 
-def _draw_losses(axes, trained: Mapping[str, Trained]) -> None:
+def draw_losses(axes, trained: Mapping[str, Trained], title: str) -> None:
+    """Draw a smoothed loss curve for each training."""
     for colour, (name, result) in zip(COLOURS, trained.items(), strict=False):
         width = max(1, len(result.losses) // 20)
         smooth = [
@@ -36,7 +45,7 @@ def _draw_losses(axes, trained: Mapping[str, Trained]) -> None:
         ]
         label = f"{name}  ({result.held_out:.3f})"
         axes.plot(smooth, color=colour, linewidth=1.6, alpha=0.9, label=label)
-    axes.set_title("The same training", loc="left", fontweight="bold")
+    axes.set_title(title, loc="left", fontweight="bold")
     axes.set_xlabel("step")
     axes.set_ylabel("training loss, nats a byte (running mean)")
     axes.grid(axis="y", alpha=0.25)

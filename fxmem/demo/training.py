@@ -52,6 +52,12 @@ def train(
     return Trained(Variant(model, lambda: compiled(tokens)), losses, held_out)
 
 
+def variant(model: torch.nn.Module, task: Task, tokens: torch.Tensor) -> Variant:
+    """Return a model with its loss on one batch, in eager mode."""
+    loss = _loss(model, task)
+    return Variant(model, lambda: loss(tokens))
+
+
 def _loss(model: torch.nn.Module, task: Task) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the mean cross entropy of the next byte, in nats, as a function of the tokens."""
 

@@ -1,0 +1,69 @@
+"""A block as a step calls it: with its own tensors, or with others in their place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from . import checks
+from .surroundings import running_statistics
+
+Tensor = torch.Tensor
+
+
+@dataclass
+class Block:
+    """A callable; a module's parameters may live on one device and be used on another."""
+
+    function: Any
+    label: str
+    device: torch.device | None = None
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the parameters that the function has now, each once."""
+        if not isinstance(self.function, torch.nn.Module):
+            return {}
+        return dict(self.function.named_parameters())
+
+    def __call__(
+        self,
+        source: Tensor,
+        args: tuple,
+        kwargs: dict[str, Any],
+        instead: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Call the function; with `instead`, these stand in for a module's own tensors.
+
+        The input goes in as a view of itself: gradients from several uses within the block are
+        summed before they meet the stream's own, in the same order whatever is kept.
+        """
+        inside = self._inside(instead)
+        args = (source.view_as(source), *args)
+        if not inside:
+            f = self.function(*args, **kwargs)
+        else:
+            f = torch.func.functional_call(self.function, inside, args, kwargs)
+        if instead is None:
+            self._bring_home(inside)
+        checks.check_output(self.label, f)
+        return f
+
+    def _inside(self, instead: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        inside = dict(instead or {})
+        if self.device is None or not isinstance(self.function, torch.nn.Module):
+            return inside
+        own = {**dict(self.function.named_parameters()), **dict(self.function.named_buffers())}
+        return {name: t.to(self.device) for name, t in {**own, **inside}.items()}
+
+    def _bring_home(self, inside: dict[str, Tensor]) -> None:
+        """Copy back what the call changed in buffers that it had on another device."""
+        if not inside:
+            return
+        silent = running_statistics(self.function)
+        for name, buffer in self.function.named_buffers():
+            moved = inside[name]
+            touched = moved.is_inference() or moved._version or name in silent
+            if moved is not buffer and touched:
+                buffer.copy_(moved)

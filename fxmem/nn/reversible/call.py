@@ -1,0 +1,90 @@
+"""One call of a step: what its forward leaves for its backward, tensors apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils._pytree import TreeSpec, tree_unflatten
+
+from . import checks
+from .block import Block
+from .surroundings import Surroundings, devices_of
+from .tape import Tape
+
+if TYPE_CHECKING:
+    from .step import Step
+
+Tensor = torch.Tensor
+Layout = tuple[torch.dtype, tuple[int, ...]]
+
+
+@dataclass
+class Call:
+    """One call of a step: what its forward leaves for its backward, tensors apart."""
+
+    step: Step
+    tape: Tape
+    block: Block
+    position: int
+    spec: TreeSpec
+    others: list[Any]
+    where: list[int]
+    parameters: dict[str, Tensor]
+    layouts: list[Layout] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.trained = [p for p in self.parameters.values() if p.requires_grad]
+        self.versions = [p._version for p in self.trained]
+
+    def first(self, source: Tensor, tensors: list[Tensor]) -> Tensor:
+        """Call the block, and note what a second call must find."""
+        version = source._version
+        self.surroundings = Surroundings(self.step.block, devices_of(source, *self.trained))
+        with self.surroundings.autocast(), checks.reading(self.step.label):
+            f = self.block(source, *self._arguments(tensors))
+        self.surroundings.settle()
+        checks.check_untouched(self.step.label, source, version)
+        return f
+
+    def again(self, source: Tensor, tensors: list[Tensor]) -> Tensor:
+        """Call the block as the first time; within `surroundings.again()`.
+
+        With functional_call around the chain, its parameters are no longer the module's own.
+        """
+        now = self.block.parameters()
+        lent = {name: p for name, p in self.parameters.items() if now.get(name) is not p}
+        instead = {**lent, **self.surroundings.buffers()}
+        return self.block(source, *self._arguments(tensors), instead)
+
+    def _arguments(self, tensors: list[Tensor]) -> tuple[tuple, dict[str, Any]]:
+        flat = list(self.others)
+        for i, tensor in zip(self.where, tensors, strict=True):
+            flat[i] = tensor
+        return tree_unflatten(flat, self.spec)
+
+    def examine(self, a: Tensor, source: Tensor, tensors: list[Tensor], f: Tensor) -> None:
+        """Once a step: the coupling inverts, and no gradient goes past the step's own inputs."""
+        step, arithmetic = self.step, self.tape.arithmetic
+        outputs = step.joined(a, source, f)
+        checks.check_captured(step.label, outputs, (a, source, *tensors, *self.trained))
+        if not self.tape.keeps_inputs:
+            before = self.tape.state_for(a.detach(), source.detach())
+            after = arithmetic.step(before, step.coupling, f.detach())
+            checks.check_inverse(step.label, arithmetic, step.coupling, before, after, f.detach())
+        step._checked = True
+
+
+def layout(x: Tensor) -> Layout:
+    """Return the dtype, and the strides of what elementwise operations make of a tensor."""
+    dense = x if x.is_contiguous() else torch.empty_like(x, device="meta")
+    return x.dtype, dense.stride()
+
+
+def like(x: Tensor, wanted: Layout) -> Tensor:
+    """Return a tensor in the layout it had: dropout draws its mask in the order of memory."""
+    dtype, strides = wanted
+    if x.dtype == dtype and x.stride() == strides:
+        return x
+    return torch.empty_strided(x.shape, strides, dtype=dtype, device=x.device).copy_(x)

@@ -1,0 +1,126 @@
+"""Reversible multiplication: any number of layers, at the cost of the information that is lost."""
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+
+from fxmem.nn.reversible.buffer import settled, unsettled
+from fxmem.nn.reversible.couplings import MomentumCoupling
+from fxmem.nn.reversible.fixed_momentum import Information
+from fxmem.nn.reversible.information import LARGEST, fraction, multiplier_for
+
+GAMMAS = (0.5, 0.9, 0.99)
+DEPTHS = (8, 64, 512)
+
+
+def there(multiplier, v, pushes):
+    """Return what is left of v after a multiplication and an addition for each push."""
+    buffer = multiplier.empty(v)
+    for f in pushes:
+        v, buffer = multiplier.multiply(v, buffer)
+        v = v + f
+    return v, buffer
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("gamma", [*GAMMAS, 0.123, 1 / 1000, 1023 / 1024, 1.0])
+def test_layers_come_back_bit_for_bit(gamma, depth):
+    multiplier = multiplier_for(gamma)
+    start = multiplier.laid_out(torch.randint(-(2**42), 2**42, (777,)))
+    pushes = [torch.randint(-(2**38), 2**38, start.shape) for _ in range(depth)]
+    v, buffer = there(multiplier, start, pushes)
+    buffer = unsettled(settled(buffer), v.device)
+    for f in reversed(pushes):
+        v, buffer = multiplier.divide(v - f, buffer)
+    assert torch.equal(v, start)
+    assert buffer.bound == 1 and not buffer.spilled and not buffer.numbers.any()
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_bits_are_the_information_lost(gamma):
+    multiplier = multiplier_for(gamma)
+    count = multiplier.shared * 256
+    v = multiplier.laid_out(torch.randint(-(2**40), 2**40, (count,)))
+    for depth in (64, 512):
+        pushes = [torch.randint(-(2**38), 2**38, (1,)) for _ in range(depth)]
+        kept = settled(there(multiplier, v, pushes)[1])
+        bits = 8 * sum(t.nbytes for t in (*kept.bits, *kept.spilled)) / count / depth
+        assert bits == pytest.approx(math.log2(1 / gamma), rel=0.1)
+
+
+@pytest.mark.parametrize("gamma", [*GAMMAS, 1 / 1000, 1023 / 1024])
+def test_numbers_stay_below_their_bound_and_use_it(gamma):
+    """The worst data reach the bound: fewer bits would not do."""
+    multiplier = multiplier_for(gamma)
+    d = multiplier.d
+    worst = torch.full((multiplier.shared,), d - 1)
+    v, buffer = multiplier.laid_out(worst), multiplier.empty(multiplier.laid_out(worst))
+    for _ in range(3):
+        before = buffer.numbers
+        v, buffer = multiplier.multiply(v, buffer)
+        assert 0 <= int(buffer.numbers) < buffer.bound <= LARGEST
+        v = multiplier.laid_out(worst)
+    if multiplier.rounds == 1 and not buffer.spilled:
+        pushed, popped = multiplier.radices
+        assert int(buffer.numbers) == (int(before) * pushed + pushed - 1) // popped
+
+
+def test_the_product_is_off_by_less_than_the_numerator():
+    for gamma in (*GAMMAS, 0.123):
+        multiplier = multiplier_for(gamma)
+        v = multiplier.laid_out(torch.randint(-(2**40), 2**40, (777,)))
+        product, _ = there(multiplier, v, [torch.zeros((), dtype=torch.int64)])
+        off = product.double() - v.double() * (multiplier.n / multiplier.d)
+        assert float(off.abs().max()) <= multiplier.n
+
+
+def test_fractions():
+    assert [fraction(g) for g in (0.5, 0.9, 0.99, 1)] == [
+        *(Fraction(1, 2), Fraction(9, 10), Fraction(99, 100), Fraction(1)),
+    ]
+    assert abs(float(fraction(0.7654321)) - 0.7654321) < 1e-6
+    for gamma in (0, 0.0, -0.5, 1.5, 1e-5):
+        with pytest.raises(ValueError, match=rf"^gamma must be above 0 .*; got {gamma}: at 0"):
+            fraction(gamma)
+
+
+def momentum(x, v, gamma, branches):
+    for f in branches:
+        v = gamma * v + (1 - gamma) * f
+        x = x + v
+    return v, x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("gamma", [*GAMMAS, 1.0])
+def test_momentum_steps_come_back_bit_for_bit(gamma, dtype):
+    arithmetic, coupling = Information(gamma), MomentumCoupling(gamma)
+    v, x, *branches = (torch.randn(3, 37).to(dtype) for _ in range(2 + 64))
+    states = [arithmetic.enter(v, x)]
+    for f in branches:
+        states.append(arithmetic.step(states[-1], coupling, f))
+    state = arithmetic.check(states[-1], ["f"] * 64)
+    state = arithmetic.restored(arithmetic.kept(state))
+    for before, f in zip(reversed(states[:-1]), reversed(branches), strict=True):
+        source = arithmetic.source(state, coupling)
+        assert torch.equal(source, arithmetic.values(before)[1])
+        state = arithmetic.back(state, coupling, source, f)
+        assert torch.equal(state.v, before.v) and torch.equal(state.x, before.x)
+    expected = momentum(x.double(), v.double(), gamma, [f.double() for f in branches])
+    # At each of 64 steps v is off by up to 99 units more, 1024 of which are one of x; x rounds too.
+    atol, rtol = 64 * (64 * 99 / 1024 + 0.5) / float(states[-1].scale), torch.finfo(dtype).eps
+    for got, wanted in zip(arithmetic.values(states[-1]), expected, strict=True):
+        torch.testing.assert_close(got.double(), wanted, rtol=rtol, atol=atol)
+
+
+def test_momentum_overflow_names_its_block():
+    arithmetic, coupling = Information(0.5, headroom=2), MomentumCoupling(0.5)
+    quiet = torch.full((5,), 0.9)
+    for culprit in (math.inf, math.nan, 100.0, -100.0):
+        state = arithmetic.enter(quiet, quiet)
+        for f in (0 * quiet, torch.tensor([0, 0, culprit, 0, 0])):
+            state = arithmetic.step(state, coupling, f)
+        with pytest.raises(RuntimeError, match=r"^mlp gives a stream of exact=True"):
+            arithmetic.check(state, ["norm", "mlp"])
