@@ -30,7 +30,7 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    """Import the activations on first use: their mathematics takes half a second."""
-    if name in ("functional", "nn"):
+    """Import on first use what few programs need: the activations' mathematics takes a while."""
+    if name in ("functional", "nn", "quantizers", "weights"):
         return import_module(f"fxmem.{name}")
     raise AttributeError(f"module 'fxmem' has no attribute {name!r}")

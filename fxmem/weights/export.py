@@ -1,0 +1,103 @@
+"""A trained model's quantized weights in the bits that they need, and a report of the bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxmem.quantizers import Packed, Quantizer
+
+from .held import Held, whole
+
+
+@dataclass(frozen=True)
+class Export:
+    """Packed weights by name, and the rest of the state_dict as it is.
+
+    `aliases` are further names of tied weights; `masters`, where they were asked for, the weights
+    that training goes on from. `dense_bytes` is what the packed weights took before, by name.
+    """
+
+    packed: dict[str, Packed]
+    rest: dict[str, Any]
+    aliases: dict[str, str]
+    dense_bytes: dict[str, int]
+    masters: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and strings alone, for torch.save; `from_state_dict` reads it."""
+        return {**vars(self), "packed": {k: p.to_dict() for k, p in self.packed.items()}}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Export:
+        """What `state_dict` wrote."""
+        packed = {name: Packed.from_dict(p) for name, p in state["packed"].items()}
+        return cls(**{**state, "packed": packed})
+
+    def load_into(self, model: nn.Module, masters: bool = False) -> nn.Module:
+        """Give `model` the quantized weights, or the `masters`, and all the rest; return it.
+
+        Raises RuntimeError where names or shapes differ, ValueError for masters that there are not.
+        """
+        if masters and not self.masters:
+            raise ValueError("the export has no masters: export(masters=torch.bfloat16) keeps them")
+        values = {name: packed.values() for name, packed in self.packed.items()}
+        values.update(self.masters if masters else {})
+        values.update({alias: values[name] for alias, name in self.aliases.items()})
+        model.load_state_dict({**self.rest, **values})
+        return model
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all of it."""
+        packed = sum(p.nbytes for p in self.packed.values())
+        return packed + _bytes(self.rest) + _bytes(self.masters)
+
+    def __str__(self) -> str:
+        """One line a weight, one for the rest and the sum."""
+        rows = [
+            (name, f"{p.bits} bit", self.dense_bytes[name], p.nbytes)
+            for name, p in self.packed.items()
+        ]
+        rest, masters = _bytes(self.rest), _bytes(self.masters)
+        rows += [("everything else", "", rest, rest)]
+        rows += [("masters", "", 0, masters)] if masters else []
+        before, after = (sum(row[column] for row in rows) for column in (2, 3))
+        rows += [("in all", f"{before / max(after, 1):.1f} x smaller", before, after)]
+        width = max(len(row[0]) for row in rows)
+        return "\n".join(f"{n:{width}}  {b:>15}  {x:>12,} -> {y:,} bytes" for n, b, x, y in rows)
+
+
+def _bytes(tensors: Mapping[str, Any]) -> int:
+    return sum(t.nbytes for t in tensors.values() if isinstance(t, torch.Tensor))
+
+
+@torch.no_grad()
+def export(
+    model: nn.Module, masters: Mapping[Held, torch.Tensor], dtype: torch.dtype | None
+) -> Export:
+    """Pack each weight from its master; copy the rest of the model's state_dict."""
+    packed, kept, aliases = {}, {}, {}
+    rest = {name: _copied(value) for name, value in model.state_dict().items()}
+    for held, sharded in masters.items():
+        first, *others = (place.name for place in held.site.places)
+        master, quantize = whole(sharded), held.treatment.quantize
+        for name in others:
+            del rest[name]
+            aliases[name] = first
+        rest[first] = held.treatment.fixed(master)
+        if isinstance(quantize, Quantizer):
+            packed[first] = quantize.deterministic().pack(held.treatment.projected(master))
+            del rest[first]
+        if dtype is not None:
+            kept[first] = master.to(dtype, copy=True)
+    dense = {held.site.name: whole(master).nbytes for held, master in masters.items()}
+    return Export(packed, rest, aliases, {name: dense[name] for name in packed}, kept)
+
+
+def _copied(value: Any) -> Any:
+    return whole(value).clone() if isinstance(value, torch.Tensor) else value

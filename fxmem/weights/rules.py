@@ -1,0 +1,95 @@
+"""Which weights are quantized, and how: the rules, the method for the rest, the exempt layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .methods import EXEMPT, Method, Treatment, treatment
+from .sites import Site, find
+
+Key = type | str | int | torch.dtype | Callable[[nn.Module, str], bool]
+Value = Method | Mapping[str, Any] | None
+ENDS = {"first": 0, "last": -1}
+
+
+def assign(
+    model: nn.Module,
+    method: Method,
+    options: Mapping[str, Any],
+    rules: Mapping[Key, Value],
+    exempt: Iterable[str] | None,
+) -> list[tuple[Site, Treatment]]:
+    """Each weight to be quantized with its treatment; `ExternalWeightManager` says by what rules.
+
+    Raises ValueError for a model without layers, for a rule that fits no weight, and where nothing
+    is left to quantize.
+    """
+    sites = find(model)
+    layers = sum(site.index is not None for site in sites)
+    if not layers and not rules:
+        raise ValueError("the model has no quantizable layer: no linear layer and no convolution")
+    ends = _ends(exempt if exempt is not None else _usual(method), layers)
+    open_sites = [site for site in sites if site.index not in ends]
+    fits = {site.name: [k for k in rules if _fits(k, site, layers)] for site in open_sites}
+    _check_used(rules, fits.values(), ends)
+    chosen = []
+    for site in open_sites:
+        keys = fits[site.name]
+        value = rules[keys[0]] if keys else (method if site.index is not None else None)
+        if value is not None:
+            chosen.append((site, _treat(site, value, method, options)))
+    if not chosen:
+        raise ValueError(f"no layer is left to quantize: {layers} in all, {len(ends)} exempt")
+    return chosen
+
+
+def _usual(method: Method) -> tuple[str, ...]:
+    return EXEMPT.get(method, ()) if isinstance(method, str) else ()
+
+
+def _ends(exempt: Iterable[str], layers: int) -> set[int]:
+    unknown = set(exempt) - ENDS.keys()
+    if unknown:
+        raise ValueError(f"exempt takes 'first' and 'last'; got {sorted(unknown)}")
+    return {ENDS[end] % layers for end in exempt} if layers else set()
+
+
+def _fits(key: Key, site: Site, layers: int) -> bool:
+    """Beyond the layers only an exact name or a type says that a weight is meant."""
+    if isinstance(key, type):
+        return any(isinstance(place.module, key) for place in site.places)
+    if isinstance(key, str) and any(key == place.name for place in site.places):
+        return True
+    if site.index is None:
+        return False
+    if isinstance(key, str):
+        names = {name for place in site.places for name in (place.path, place.name)}
+        return any(re.fullmatch(key, name) for name in names)
+    if isinstance(key, torch.dtype):
+        return site.parameter.dtype == key
+    if isinstance(key, int):
+        return site.index == (key if key >= 0 else layers + key)
+    return any(key(place.module, place.path) for place in site.places)
+
+
+def _check_used(rules: Mapping[Key, Value], fits: Iterable[list[Key]], ends: set[int]) -> None:
+    used = {key for keys in fits for key in keys}
+    names = [getattr(k, "__qualname__", repr(k)) for k in rules if k not in used]
+    if names:
+        why = "; the first or last layer is exempt, unless exempt=()" if ends else ""
+        raise ValueError(f"no quantizable weight fits {', '.join(names)}{why}")
+
+
+def _treat(site: Site, value: Value, method: Method, options: Mapping[str, Any]) -> Treatment:
+    """A mapping changes options of the method, or names another one that has its own."""
+    if not isinstance(value, Mapping):
+        return treatment(site, value, options if value is method else {})
+    own = {name: option for name, option in value.items() if name != "method"}
+    if "method" in value:
+        return treatment(site, value["method"], own)
+    return treatment(site, method, {**options, **own})

@@ -1,0 +1,66 @@
+"""What is saved of a model whose weights are quantized, and what is loaded into it: the masters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from .order import State, check
+from .sites import Place
+
+if TYPE_CHECKING:
+    from .held import Held
+    from .manager import ExternalWeightManager
+
+
+class Hooks:
+    """The hooks of one weight on one module that holds it.
+
+    A copy of the model shares them, and they leave it alone: its parameters are others. It holds
+    what the weights were when it was made.
+    """
+
+    def __init__(self, manager: ExternalWeightManager, held: Held, place: Place):
+        self._manager, self._held = manager, held
+        self._attribute = place.attribute
+        module = place.module
+        self.handles = (
+            module.register_state_dict_post_hook(self),
+            module.register_load_state_dict_pre_hook(self.before_load),
+            module.register_load_state_dict_post_hook(self.after_load),
+        )
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __reduce__(self):
+        raise RuntimeError(
+            "a model whose weights are managed cannot be pickled: save its state_dict(), which has "
+            "the masters, manager.export(), or call manager.remove() first"
+        )
+
+    def _manages(self, module: nn.Module) -> ExternalWeightManager | None:
+        own = getattr(module, self._attribute, None) is self._held.parameter
+        return self._manager if own else None
+
+    def __call__(self, module: nn.Module, state: dict, prefix: str, metadata: dict) -> None:
+        """Put the master where the state_dict has the parameter."""
+        manager = self._manages(module)
+        if manager is not None and prefix + self._attribute in state:
+            state[prefix + self._attribute] = manager.master_of(self._held)
+
+    def before_load(self, module: nn.Module, *_) -> None:
+        """Have the master loaded into: a state_dict need not have every weight."""
+        manager = self._manages(module)
+        if manager is not None:
+            check("load_state_dict()", manager.state)
+            if manager.state is State.QUANTIZED:
+                self._held.put_back()
+
+    def after_load(self, module: nn.Module, *_) -> None:
+        """Keep the master that was loaded, and quantize it."""
+        manager = self._manages(module)
+        if manager is not None and manager.state is State.QUANTIZED:
+            self._held.keep()
+            self._held.show("sampled", self._held.master, manager.generator)
