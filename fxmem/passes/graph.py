@@ -27,6 +27,7 @@ UNDECLARED_VIEWS = (aten._unsafe_view.default, aten.reshape.default)
 ORIGIN = ("nn_module_stack", "stack_trace", "original_aten", "from_node", "seq_nr")
 
 EXACT = "fxmem_exact"  # in a node's meta: why it must be kept without loss, in a sentence
+SKETCH_OF = "fxmem_sketch_of"  # the Residual that a sketch is kept in place of, and what it is
 
 
 def tensor(node: Any) -> torch.Tensor | None:
@@ -100,7 +101,7 @@ def from_tangents(graph: fx.Graph) -> set[fx.Node]:
     """Return the nodes of a backward (or joint) graph that depend on an incoming gradient."""
     tainted: set[fx.Node] = set()
     for node in graph.nodes:
-        is_tangent = node.op == "placeholder" and "tangents" in node.target
+        is_tangent = node.op == "placeholder" and node.target.startswith("tangents_")
         if is_tangent or tainted.intersection(node.all_input_nodes):
             tainted.add(node)
     return tainted
@@ -163,20 +164,23 @@ def describe(node: fx.Node, name: str, size: int) -> Residual:
     return Residual(name, module_path(node), op_name(node), shape, dtype, size)
 
 
-def emit(graph: fx.Graph, target: Callable, *args: Any, like: fx.Node | None = None) -> fx.Node:
+def emit(
+    graph: fx.Graph, target: Callable, *args: Any, like: fx.Node | None = None, **kwargs: Any
+) -> fx.Node:
     """Add a node at the graph's insertion point; its fake kernel says what it computes.
 
     Args:
         like: the node whose origin (module, stack trace) the new one inherits.
+        kwargs: no nodes among them.
     """
-    node = graph.call_function(target, args)
+    node = graph.call_function(target, args, kwargs)
     values = fx.map_arg(args, lambda n: n.meta["val"])
     fake_mode = detect_fake_mode(torch.utils._pytree.tree_leaves(values))
     if target is operator.getitem or fake_mode is None:
-        node.meta["val"] = target(*values)
+        node.meta["val"] = target(*values, **kwargs)
     else:
         with fake_mode:
-            node.meta["val"] = target(*values)
+            node.meta["val"] = target(*values, **kwargs)
     if like is not None:
         node.meta.update({key: like.meta[key] for key in ORIGIN if key in like.meta})
     return node

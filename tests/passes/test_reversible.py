@@ -147,7 +147,7 @@ def test_kept_bytes_do_not_grow_with_depth():
 
 def test_residuals_that_remain_are_kept_exactly():
     # Whatever is lost in them is lost in every state that is recomputed.
-    policy = {"preset": "balanced", "min_bytes": 0, **ASKED}
+    policy = {"preset": "balanced", "min_bytes": 0, **FORCED}
     g = partitioned(run, *inputs(64, 16), *weights(4), policy=policy)
     assert g.why == ["a reversible chain is recomputed from it"] * 2
 
@@ -183,6 +183,24 @@ def test_where_it_wins_nothing_it_is_not_taken():
     assert note.startswith("reversible: not taken")
     torch._dynamo.reset()
     assert links(partitioned(f, *given, policy=FORCED).plan) == [4]
+
+
+def test_codes_that_are_smaller_than_the_states_are_kept_instead():
+    """Priced as it will be stored: four layers in a byte an element are less than two in four."""
+    given = *inputs(64, 16), *weights(4)
+    balanced = {"preset": "balanced", "min_bytes": 0}
+    g = partitioned(run, *given, policy=balanced)
+    assert g.plan.notes[-1].startswith("reversible: not taken, for it would keep 8192 bytes, not ")
+    assert g.plan.after < 8192
+    torch._dynamo.reset()
+    deep = *inputs(64, 16), *weights(16)
+    assert links(partitioned(run, *deep, policy=balanced).plan) == [16]
+
+
+@pytest.mark.parametrize("preset", ["exact", "balanced", "compact"])
+def test_in_every_preset(preset):
+    given = *inputs(64, 16), *weights(24)
+    assert links(partitioned(run, *given, policy={"preset": preset, "min_bytes": 0}).plan) == [24]
 
 
 def test_forbidden():

@@ -123,12 +123,6 @@ def test_an_input_that_is_overwritten_is_not_read_again():
     assert all(relative(a, b) < 1e-5 for a, b in zip(found, exact, strict=True))
 
 
-def test_half_precision_is_said_to_drift():
-    given = [t.detach().bfloat16().requires_grad_() for t in (*inputs(8, 16), *weights(4))]
-    (note,) = partitioned(run, *given, policy=FORCED).plan.notes
-    assert "bfloat16; each link back rounds its state" in note
-
-
 def test_within_checkpoints():
     def block(a, b, v, w):
         return chain(a, b, (v, w))

@@ -12,99 +12,136 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from fxmem.passes.graph import ancestors, aten, tensor
+from fxmem.passes.graph import ancestors, aten
+from fxmem.passes.joint.couplings import Step, steps
 
-ADDITIVE = (aten.add.Tensor, aten.sub.Tensor)
+# Operations in one coupling, as f*exp(t) + F has two.
+LONGEST = 4
+ADDITIVE = (aten.add.Tensor, aten.sub.Tensor, aten.addcmul.default)
 
 
 @dataclass(frozen=True)
 class Link:
-    """One coupling: `out` = `skip` ∘ `branch`, where `branch` is computed from `stream`."""
+    """One coupling: `steps` lead from `skip` to `out`, and what they add is made of `stream`."""
 
-    out: fx.Node
-    skip: fx.Node
-    branch: fx.Node
+    steps: tuple[Step, ...]
     stream: fx.Node
+
+    @property
+    def out(self) -> fx.Node:
+        """The state after it."""
+        return self.steps[-1].out
+
+    @property
+    def skip(self) -> fx.Node:
+        """The state before it that is carried on."""
+        return self.steps[0].state
+
+    @property
+    def sides(self) -> list[fx.Node]:
+        """What the state is combined with."""
+        return [side for step in self.steps for side in step.sides]
 
 
 Chain = list[Link]
-Operands = tuple[fx.Node, fx.Node]
+Path = tuple[Step, ...]
 
 
 def find_chains(forward: Iterable[fx.Node]) -> list[Chain]:
     """Return the chains of two links and more among the nodes of a forward, in its order."""
-    nodes = list(forward)
-    couplings = {node: list(_operands(node)) for node in nodes}
-    couplings = {node: operands for node, operands in couplings.items() if operands}
-    above = _Above(nodes, couplings)
-    links: dict[fx.Node, Link] = {}
-    following: dict[Link, Link] = {}
-    for node in couplings:
-        _extend(node, couplings, above, links, following)
-    heads = [link for link in following if link not in following.values()]
-    return [list(_walk(head, following)) for head in heads]
+    return _Finder(list(forward)).chains()
 
 
-def _walk(link: Link | None, following: dict[Link, Link]) -> Iterator[Link]:
-    while link is not None:
-        yield link
-        link = following.get(link)
+@dataclass(frozen=True)
+class _Found:
+    """A link, and the longest way to it."""
+
+    link: Link
+    before: _Found | None
+    length: int
 
 
-def _operands(node: fx.Node) -> Iterator[Operands]:
-    """Yield the ways in which a node is a skip operand and a branch, as far as types can tell."""
-    if node.target not in ADDITIVE or not _is_floating(node):
-        return
-    first, second = node.args
-    both = isinstance(first, fx.Node) and isinstance(second, fx.Node) and first is not second
-    if not both or None in (tensor(first), tensor(second)):
-        return
-    if _like(first, node):
-        yield first, second
-    if _like(second, node) and node.kwargs.get("alpha", 1) == 1:
-        yield second, first
+class _Finder:
+    """Finds the longest way to each link, in the order of the forward."""
+
+    def __init__(self, nodes: list[fx.Node]) -> None:
+        self.inside = set(nodes)
+        paths = {node: list(self._paths(node)) for node in nodes}
+        self.paths = {node: found for node, found in paths.items() if found}
+        self.above = _Above(nodes, self.paths)
+        # By what a link makes, and of what.
+        self.found: dict[tuple[fx.Node, fx.Node], _Found] = {}
+
+    def chains(self) -> list[Chain]:
+        """Return chains that share no link, the longest chosen first, in order."""
+        for node in self.paths:
+            self._extend(node)
+        taken: set[fx.Node] = set()
+        chains = []
+        for last in sorted(self.found.values(), key=lambda found: -found.length):
+            chain = list(_walk(last))[::-1]
+            if len(chain) > 1 and taken.isdisjoint(link.out for link in chain):
+                taken.update(link.out for link in chain)
+                chains.append(chain)
+        return sorted(chains, key=lambda chain: chain[0].out)
+
+    def _users(self, node: fx.Node) -> int:
+        return sum(user in self.inside for user in node.users)
+
+    def _paths(self, node: fx.Node) -> Iterator[Path]:
+        """Yield the ways from a state to `node`, the shortest first.
+
+        Between them nothing else is read, or it would be the state.
+        """
+        found = [(step,) for step in steps(node)]
+        for path in found:
+            if any(step.out.target in ADDITIVE for step in path):
+                yield path
+            before = path[0].state
+            if len(path) < LONGEST and self._users(before) == 1:
+                found += [(step, *path) for step in steps(before)]
+
+    def _extend(self, node: fx.Node) -> None:
+        """Find the links that `node` may be, each by one before it."""
+        for path in self.paths[node]:
+            skip = path[0].state
+            if self._users(skip) < 2:  # the branch before, and this
+                continue
+            sides = [side for step in path for side in step.sides]
+            for middle in self.above.between(node, sides, skip):
+                link = Link(path, middle)
+                known = self.found.get((node, middle))
+                before = self._before(middle, skip)
+                better = before and (known is None or before.length >= known.length)
+                if better and self.above.passes(link):
+                    self.found[node, middle] = _Found(link, before, before.length + 1)
+
+    def _before(self, middle: fx.Node, stream: fx.Node) -> _Found | None:
+        """Return the longest way to a link that makes `middle` of the stream."""
+        if (middle, stream) not in self.found:
+            links = (Link(path, stream) for path in self.paths[middle])
+            link = next(filter(self.above.passes, links), None)
+            if link is None:
+                return None
+            self.found[middle, stream] = _Found(link, None, 1)
+        return self.found[middle, stream]
 
 
-def _is_floating(node: fx.Node) -> bool:
-    value = tensor(node)
-    return value is not None and value.is_floating_point()
-
-
-def _like(a: fx.Node, b: fx.Node) -> bool:
-    """Whether two tensors agree in shape and dtype, compared as they are written: no guards."""
-    x, y = tensor(a), tensor(b)
-    return x.dtype == y.dtype and str(x.shape) == str(y.shape)
-
-
-def _extend(
-    node: fx.Node,
-    couplings: dict[fx.Node, list[Operands]],
-    above: _Above,
-    links: dict[fx.Node, Link],
-    following: dict[Link, Link],
-) -> None:
-    """Find the link that `node` is, by the one before it; record both."""
-    for skip, branch in couplings[node]:
-        for middle in above.couplings(branch, skip):
-            link = Link(node, skip, branch, middle)
-            for z, g in couplings[middle]:
-                before = Link(middle, z, g, skip)
-                known = links.get(middle, before)
-                if known != before or before in following:
-                    continue
-                if above.passes(before) and above.passes(link):
-                    links[middle], links[node] = before, link
-                    following[before] = link
-                    return
+def _walk(found: _Found | None) -> Iterator[Link]:
+    while found is not None:
+        yield found.link
+        found = found.before
 
 
 class _Above:
-    """What each node depends on, as bits: only couplings and their operands have one."""
+    """What each node depends on, as bits: only states, and what is combined with them, have one."""
 
-    def __init__(self, nodes: list[fx.Node], couplings: dict[fx.Node, list[Operands]]) -> None:
-        marked = [*couplings, *(n for pairs in couplings.values() for pair in pairs for n in pair)]
-        self.bits = {node: 1 << i for i, node in enumerate(dict.fromkeys(marked))}
-        self.order = list(couplings)[::-1]
+    def __init__(self, nodes: list[fx.Node], paths: dict[fx.Node, list[Path]]) -> None:
+        marked = dict.fromkeys(paths)
+        marked.update(dict.fromkeys(path[0].state for found in paths.values() for path in found))
+        self.bits = {node: 1 << i for i, node in enumerate(marked)}
+        self.couplings = list(paths)
+        self.at = {node: i for i, node in enumerate(paths)}
         self.bit_sets: dict[fx.Node, int] = {}
         for node in nodes:
             found = self.bits.get(node, 0)
@@ -116,15 +153,30 @@ class _Above:
         """Whether `node` is, or is computed from, the marked node `other`."""
         return bool(self.bit_sets.get(node, 0) & self.bits[other])
 
-    def couplings(self, node: fx.Node, origin: fx.Node) -> list[fx.Node]:
-        """Return the couplings between `origin` and what is computed from it, the nearest first."""
-        found = self.bit_sets.get(node, 0)
-        return [c for c in self.order if found & self.bits[c] and self.has(c, origin)]
+    def between(self, node: fx.Node, sides: list[fx.Node], origin: fx.Node) -> Iterator[fx.Node]:
+        """Yield the couplings before `node` that `sides` read and `origin` is in, nearest first."""
+        found = 0
+        for side in sides:
+            found |= self.bit_sets.get(side, 0)
+        if not found & self.bits[origin]:
+            return
+        for i in range(self.at[node] - 1, -1, -1):
+            coupling = self.couplings[i]
+            if coupling is origin or coupling < origin:
+                return
+            if found & self.bits[coupling] and self.has(coupling, origin):
+                yield coupling
 
     def passes(self, link: Link) -> bool:
         """Whether the branch reads its stream, and what it is added to only through the stream."""
-        if link.branch is link.stream or not self.has(link.branch, link.stream):
-            return False
         if self.has(link.skip, link.stream):
             return False
-        return link.skip not in ancestors([link.branch], lambda n: n is link.stream)
+        if not any(self.has(side, link.stream) for side in link.sides):
+            return False
+        if any(step.scale is link.stream for step in link.steps):  # a product of two streams
+            return False
+
+        def settled(node: fx.Node) -> bool:
+            return node is link.stream or node < link.skip
+
+        return link.skip not in ancestors(link.sides, settled)

@@ -14,10 +14,10 @@ SHORTEST = 3
 
 
 def cone(link: Link) -> list[fx.Node]:
-    """Return what computes a link's branch from its stream, in order: the nodes between them."""
-    above = set(ancestors([link.branch], lambda n: n is link.stream))
+    """Return what computes a link's sides from its stream, in order: the nodes between them."""
+    above = ancestors(link.sides, lambda n: n is link.stream or n < link.stream)
     between = {link.stream}
-    for node in sorted(above - {link.stream}):
+    for node in sorted(above):
         # A size is no value: it is the same for the state that comes back.
         if not _is_size(node) and not between.isdisjoint(node.all_input_nodes):
             between.add(node)

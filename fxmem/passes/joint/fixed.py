@@ -1,0 +1,148 @@
+"""The states of additive chains as integers: n_k = n_{k-2} + round(F(s_{k-1}) / q), s = n * q.
+
+Integers are subtracted as exactly as they were added, so that every state comes back bit for bit,
+at every depth. (MacKay et al., Reversible Recurrent Neural Networks, 2018.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch._inductor.pattern_matcher import stable_topological_sort
+
+from fxmem.passes.graph import ancestors, aten, emit, tensor
+from fxmem.passes.joint.chains import Chain, Link
+from fxmem.passes.joint.recomputable import cone
+
+prims = torch.ops.prims
+# Of 31 bits so many are for the largest element of the first states; ten let the others grow.
+BITS = 20
+SMALLEST = 2.0**-60  # of what that element is taken for: states may be zero
+LARGEST = 2.0**30
+REFUSAL = (
+    "reversible, exact: a chain keeps its floating-point states, for it does more than add to them"
+)
+ADDED = (aten.add.Tensor, aten.sub.Tensor)
+
+
+def fix(
+    graph: fx.Graph, forward: dict[fx.Node, None], chains: list[Chain]
+) -> tuple[dict[fx.Node, fx.Node], list[str]]:
+    """Turn the states of the additive chains of a joint graph into integers.
+
+    A state too large for its integers turns the last states, and all gradients, into NaN.
+
+    Returns: what the backward is to read in place of the forward's own, and the refusals.
+    """
+    checked: dict[fx.Node, fx.Node] = {}
+    refusals = []
+    for chain in chains:
+        if not tensor(chain[0].out).is_floating_point():
+            continue
+        if not all(map(_adds, chain)):
+            refusals.append(REFUSAL)
+            continue
+        checked |= _Fixed(graph, forward, chain).rewrite()
+        stable_topological_sort(graph)
+    graph.lint()
+    return checked, refusals
+
+
+def _adds(link: Link) -> bool:
+    (*before, step) = link.steps
+    return not before and step.out.target in ADDED and step.out.kwargs.get("alpha", 1) == 1
+
+
+class _Fixed:
+    """Rewrites one chain.
+
+    `quantum` and 1 / quantum, `grid`, are scalars; so is `peak`, the largest integer met.
+    """
+
+    def __init__(self, graph: fx.Graph, forward: dict[fx.Node, None], chain: Chain) -> None:
+        self.graph, self.forward, self.chain = graph, forward, chain
+        self.dtype = tensor(chain[0].out).dtype
+        self.precise = torch.promote_types(self.dtype, torch.float32)
+
+    def rewrite(self) -> dict[fx.Node, fx.Node]:
+        """Return the quantum, and what is NaN in place of it if a state was too large."""
+        within = set(cone(self.chain[-1]))
+        places = [link.out.args.index(link.skip) for link in self.chain]
+        integers = self._enter(self.chain[0].skip, self.chain[0].stream)
+        values = []
+        for link, place in zip(self.chain, places, strict=True):
+            with self.graph.inserting_before(link.out):
+                integers[link.out] = self._added(link.out, place, integers[link.skip])
+                values.append(self._value(integers[link.out]))
+            link.out.replace_all_uses_with(values[-1])
+        with self.graph.inserting_before(values[-1].next):
+            return self._check(values[-2:], within)
+
+    def _emit(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        return emit(self.graph, target, *args, like=self.chain[0].out, **kwargs)
+
+    def _cast(self, value: fx.Node, dtype: torch.dtype) -> fx.Node:
+        same = tensor(value).dtype == dtype
+        return value if same else self._emit(prims.convert_element_type.default, value, dtype)
+
+    def _enter(self, *states: fx.Node) -> dict[fx.Node, fx.Node]:
+        """Round the first states to the grid; return their integers."""
+        inputs = self.graph.find_nodes(op="placeholder")
+        before = set(ancestors(states, lambda n: False))
+        readers = {state: [u for u in state.users if u not in before] for state in states}
+        with self.graph.inserting_before(max(*states, inputs[-1]).next):
+            precise = [self._cast(state, self.precise) for state in states]
+            self._choose(precise)
+            integers = dict(zip(states, map(self._rounded, precise), strict=True))
+            values = {state: self._value(integer) for state, integer in integers.items()}
+        for state, users in readers.items():
+            for user in users:
+                user.replace_input_with(state, values[state])
+        return integers
+
+    def _choose(self, states: list[fx.Node]) -> None:
+        """Choose the quantum: a power of two, as the largest element of the first states asks."""
+        top = self._emit(aten.maximum.default, *map(self._largest, states))
+        top = self._emit(aten.clamp_min.default, top, SMALLEST)
+        exponent = self._emit(aten.ceil.default, self._emit(aten.log2.default, top))
+        shift = self._emit(aten.sub.Tensor, exponent, BITS)
+        self.quantum = self._emit(aten.exp2.default, shift)
+        self.grid = self._emit(aten.reciprocal.default, self.quantum)
+        self.peak = self._emit(aten.mul.Tensor, top, self.grid)
+
+    def _largest(self, value: fx.Node) -> fx.Node:
+        return self._emit(aten.amax.default, self._emit(aten.abs.default, value))
+
+    def _rounded(self, value: fx.Node) -> fx.Node:
+        rounded = self._emit(aten.round.default, self._emit(aten.mul.Tensor, value, self.grid))
+        self.peak = self._emit(aten.maximum.default, self.peak, self._largest(rounded))
+        return self._cast(rounded, torch.int32)
+
+    def _value(self, integer: fx.Node) -> fx.Node:
+        precise = self._cast(integer, self.precise)
+        return self._cast(self._emit(aten.mul.Tensor, precise, self.quantum), self.dtype)
+
+    def _added(self, out: fx.Node, place: int, state: fx.Node) -> fx.Node:
+        """Add a branch to a state's integers, as `out` does to the state at `place`."""
+        branch = self._rounded(self._cast(out.args[1 - place], self.precise))
+        operands = (branch, state) if place else (state, branch)
+        added = self._emit(out.target, *operands)
+        largest = self._largest(self._cast(added, self.precise))
+        self.peak = self._emit(aten.maximum.default, self.peak, largest)
+        return added
+
+    def _check(self, last: list[fx.Node], within: set[fx.Node]) -> dict[fx.Node, fx.Node]:
+        fits = self._emit(aten.lt.Scalar, self.peak, LARGEST)  # false for NaN
+        checked = [self._or_nan(fits, value) for value in (*last, self.quantum)]
+        for value, safe in zip(last, checked, strict=False):
+            for user in list(value.users):
+                if (user in self.forward and user not in within) or user.op == "output":
+                    user.replace_input_with(value, safe)
+        return {self.quantum: checked[-1]}
+
+    def _or_nan(self, fits: fx.Node, value: fx.Node) -> fx.Node:
+        fake = tensor(value)
+        nan = self._emit(aten.full.default, [], float("nan"), dtype=fake.dtype, device=fake.device)
+        return self._emit(aten.where.self, fits, value, nan)
