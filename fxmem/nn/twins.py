@@ -1,0 +1,42 @@
+"""Drop-ins that are no activations, by the torch class whose place they take."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from . import dropout, max_pool, norms
+
+Module = torch.nn.Module
+NORMS = (norms.LayerNorm, norms.RMSNorm, norms.GroupNorm)
+NORMS += (norms.BatchNorm1d, norms.BatchNorm2d, norms.BatchNorm3d)
+POOLS = (max_pool.MaxPool1d, max_pool.MaxPool2d, max_pool.MaxPool3d)
+DROPOUTS = (dropout.Dropout, dropout.AlphaDropout)
+TWINS: dict[type[Module], type[Module]] = {
+    getattr(torch.nn, twin.__name__): twin for twin in (*NORMS, *POOLS, *DROPOUTS)
+}
+NAMES = tuple(twin.__name__ for twin in TWINS.values())
+
+
+def plain_twin_of(kind: type[Module]) -> type[Module] | None:
+    """The drop-in for a module of torch.nn that is no activation, or for such a drop-in."""
+    return kind if kind in TWINS.values() else TWINS.get(kind)
+
+
+def plain_twin(module: Module, **options: Any) -> Module:
+    """The drop-in for a module, with its own parameters, buffers and settings.
+
+    Raises ValueError for options, which are those of activations.
+    """
+    kind = plain_twin_of(type(module))
+    keeps = {"keep": "output"} if kind in NORMS else {}
+    if options not in ({}, keeps):
+        raise ValueError(f"{kind.__name__} is no activation: it takes no {', '.join(options)}")
+    twin = copy.copy(module)
+    for registry in ("_parameters", "_buffers"):
+        setattr(twin, registry, dict(getattr(module, registry)))
+    twin.__class__ = kind
+    vars(twin).update(keeps)
+    return twin

@@ -1,0 +1,60 @@
+"""Functions that choose what to keep at each call: of plain tensors, and not while tracing."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch.overrides import handle_torch_function, has_torch_function
+
+from .activations_checks import FLOATING
+
+PLAIN = (torch.Tensor, torch.nn.Parameter)
+PROXY = torch._C._TorchDispatchModeKey.PROXY  # make_fx's, which may trace plain tensors
+
+
+def is_differentiated(*tensors: torch.Tensor | None) -> bool:
+    """Whether a backward will follow, for which something is kept here and now.
+
+    Not while a compiler traces, which decides for itself what it keeps, nor under torch.func's
+    transforms, nor for tensor subclasses.
+    """
+    given = [tensor for tensor in tensors if tensor is not None]
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._get_dispatch_mode(PROXY) is None
+        and torch.is_grad_enabled()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and any(tensor.requires_grad for tensor in given)
+        and all(type(tensor) in PLAIN and tensor.dtype in FLOATING for tensor in given)
+    )
+
+
+def overridable(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Let `__torch_function__` of its first argument see a call: so torch.fx traces it as one."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        first = (args[0] if args else kwargs["input"],)
+        if type(first[0]) not in PLAIN and has_torch_function(first):
+            return handle_torch_function(call, first, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
+
+
+class Undifferentiable(torch.autograd.Function):
+    """A backward as a node of its own, so that its derivative can be refused.
+
+    `apply(compute, why, *args)` returns compute(*args), and raises `why` when differentiated.
+    """
+
+    @staticmethod
+    def forward(ctx, compute, why, *args):
+        ctx.why = why
+        return compute(*args)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise RuntimeError(ctx.why)

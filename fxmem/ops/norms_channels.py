@@ -1,0 +1,139 @@
+"""The channels of a norm whose normalised input does not follow from the output.
+
+y = x_hat * weight + bias, rounded: x_hat comes back with an error of (|bias| / |weight| + |x_hat|)
+roundings, and not at all where the weight is 0. Of such channels x_hat is kept beside the output.
+
+How many there are is looked up at every call on a CPU, where a look costs nothing. Elsewhere a look
+would wait for the device: there the number of places is known beforehand, and the worst channels
+of the very call take them. Counts come without waiting, and set the places of later calls. For a
+channel without a place x_hat follows from the output all the same, with more rounding, or counts as
+0 where that is hopeless, and a warning says so when it is known.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch.utils.weak import WeakTensorKeyDictionary
+
+# Of |bias| / |weight|: up to here the error of a weight's gradient in half precision is at most
+# twice that of x_hat itself, whatever the gradient is: sqrt(1 + 1 + 1.4^2) < 2.
+LARGEST_SHIFT = 1.4
+# Channels beyond this shift get places, and as many more, since weights move between two looks.
+WATCHED_SHIFT = 1.0
+SPARE = 32
+
+
+def lost(
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+    shift: float = LARGEST_SHIFT,
+) -> torch.Tensor:
+    """Return a bool for each element of the weight: whether x_hat is not to be had from y."""
+    size = weight.detach().abs()
+    found = size < 4 * torch.finfo(dtype).tiny
+    return found if bias is None else found | (size * shift < bias.detach().abs())
+
+
+def kept(
+    weight: torch.Tensor | None, bias: torch.Tensor | None, dtype: torch.dtype
+) -> torch.Tensor | None:
+    """Return the flat indices of the channels whose x_hat is kept, int64; None without a weight."""
+    if weight is None:
+        return None
+    if not waits(weight):
+        return lost(weight, bias, dtype).flatten().nonzero().squeeze(1)
+    look = _looks.get(weight)
+    if look is None:
+        look = _looks[weight] = Look()
+    return worst(weight, bias, dtype, look.places(weight, bias, dtype))
+
+
+def waits(tensor: torch.Tensor) -> bool:
+    """Whether to read a tensor's numbers would wait for a device."""
+    return tensor.device.type != "cpu"
+
+
+def is_fixed(weight: torch.Tensor) -> bool:
+    """Whether the count of places may not change now.
+
+    What a checkpoint computes again must be as large as it was, and a capture of a CUDA graph
+    forbids to ask for what has come.
+    """
+    recomputes = torch._C._current_graph_task_id() != -1
+    return recomputes or (weight.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
+def hopeless(weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+    """Return a bool for each element: whether x_hat from y is off by the root of a rounding."""
+    return lost(weight, bias, dtype, torch.finfo(dtype).eps ** -0.5)
+
+
+def worst(
+    weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype, places: int
+) -> torch.Tensor:
+    """Return the flat indices of the `places` channels that are lost before all others."""
+    if places == 0:
+        return torch.empty(0, dtype=torch.int64, device=weight.device)
+    size = weight.detach().abs().flatten().float()
+    shift = 1 / size if bias is None else bias.detach().abs().flatten().float() / size
+    gone = size < 4 * torch.finfo(dtype).tiny
+    return shift.masked_fill(gone, torch.inf).topk(places).indices
+
+
+@dataclass
+class Look:
+    """What is known of one weight: its count of channels, and the counts that are on the way."""
+
+    count: int | None = None
+    coming: tuple[torch.Event, torch.Tensor, int] | None = None
+
+    def places(self, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> int:
+        """Return how many channels to keep now; only the first look of all waits."""
+        if is_fixed(weight):
+            return self._given(weight)
+        self._receive()
+        if self.coming is not None:
+            return self._given(weight)
+        shifts = (WATCHED_SHIFT, LARGEST_SHIFT)
+        counts = torch.stack([lost(weight, bias, dtype, shift).sum() for shift in shifts])
+        if self.count is None:
+            self.count = int(counts[0])
+        given = self._given(weight)
+        self.coming = (*sent(counts), given)
+        return given
+
+    def _given(self, weight: torch.Tensor) -> int:
+        if self.count is None:
+            return weight.numel()
+        spare = weight.numel() // SPARE + 1 if self.count else 0
+        return min(weight.numel(), 2 * self.count + spare)
+
+    def _receive(self) -> None:
+        if self.coming is None or not self.coming[0].query():
+            return
+        _, counts, given = self.coming
+        self.coming = None
+        self.count, needed = counts.tolist()
+        if needed > given:
+            warnings.warn(
+                f"the weight of a norm kept as its output is too small beside its bias in {needed} "
+                f"channels, and {given} had a place: in one step the others' normalised input was "
+                "rounded more, or counted as 0. From now on there are places for them",
+                stacklevel=2,
+            )
+
+
+def sent(counts: torch.Tensor) -> tuple[torch.Event, torch.Tensor]:
+    """Copy counts to the CPU without waiting; return what tells when they are there, and them."""
+    here = torch.empty(counts.shape, dtype=counts.dtype, pin_memory=True)
+    here.copy_(counts, non_blocking=True)
+    event = torch.Event(counts.device)
+    event.record()
+    return event, here
+
+
+_looks: WeakTensorKeyDictionary = WeakTensorKeyDictionary()

@@ -1,0 +1,66 @@
+"""Where a pool's maxima lie, in the bits that its window needs: always exact."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from .tools import gradients, leaf, partitioned
+
+BITS = {"min_bytes": 0}
+POOL = "prims._low_memory_max_pool_with_offsets[1]"
+
+
+def pooled(x, w, kernel=2, **options):
+    return F.max_pool2d(F.conv2d(x, w, padding=1), kernel, **options)
+
+
+def inputs(size=12):
+    return leaf(2, 3, size, size), leaf(4, 3, 3, 3)
+
+
+def entry(g):
+    (found,) = (e for e in g.plan.entries if e.residual.op == POOL)
+    return found
+
+
+@pytest.mark.parametrize(("kernel", "bits"), [(2, 2), (3, 4), ((1, 2), 1), ((2, 4), 3), (5, 5)])
+def test_bits(kernel, bits):
+    g = partitioned(lambda x, w: pooled(x, w, kernel), *inputs(33), policy=BITS)
+    found = entry(g)
+    assert (
+        found.rule == "pool_places" and found.action == f"{bits} bit{'s' * (bits > 1)} an element"
+    )
+    assert found.nbytes == -(-found.residual.nbytes * bits // 8) and found.guarantee == "exact"
+    (kept,) = (n for n in g.kept if n.name.endswith("_bits"))
+    assert kept.meta["val"].dtype == torch.uint8 and kept.meta["val"].numel() == found.nbytes
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 1}, {"padding": 1}, {"ceil_mode": True}])
+@pytest.mark.parametrize("kernel", [2, 3])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradient_is_that_of_the_places(kernel, options, layout):
+    x, w = (t.detach().to(memory_format=layout).requires_grad_() for t in inputs())
+
+    def f(x, w):
+        return pooled(x, w, kernel, **options)
+
+    packed = gradients(f, x, w, policy=BITS)
+    plain = gradients(f, x, w, policy={"rules": {"pool_places": False}})
+    assert all(torch.equal(a, b) for a, b in zip(packed, plain, strict=True))
+    for found, wanted in zip(packed, gradients(f, x, w), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_three_dimensions():
+    x, w = leaf(1, 2, 6, 6, 6), leaf(2, 2, 1, 1, 1)
+    g = partitioned(lambda x, w: F.max_pool3d(F.conv3d(x, w), 2), x, w, policy=BITS)
+    assert entry(g).action == "3 bits an element"
+
+
+def test_refusals():
+    small = partitioned(pooled, *inputs())
+    assert entry(small).why.endswith("pool_places: smaller than min_bytes=65536")
+    forbidden = {"rules": {"pool_places": False}, **BITS}
+    assert (
+        "rules forbid 'pool_places'" in entry(partitioned(pooled, *inputs(), policy=forbidden)).why
+    )
