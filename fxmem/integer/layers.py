@@ -1,0 +1,74 @@
+"""Linear layers and convolutions of integers: what the forward's product read is what is kept.
+
+`y = linear(x, w)` with x and w quantized; kept for the backward are the codes of both, in a
+method's bits, with a mask of one bit an element where its gradient has one. Nothing of x in
+floating point is kept.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fxmem import ops
+from fxmem.quantizers import Quantizer
+
+from . import products
+from .methods import Method, method_of
+from .operand import Operand
+from .operators import define_layers
+from .window import lead_of, window_of
+
+
+def _mask(x: torch.Tensor, quantizer: Quantizer) -> torch.Tensor:
+    if quantizer.straight:
+        return x.new_empty(0, dtype=torch.uint8)
+    return ops.pack(quantizer.passes(x))
+
+
+def layer(x, weight, bias, geometry, name):
+    """The outputs channels-last, and what is kept."""
+    method, x = method_of(name, bool(geometry)), x.contiguous()
+    left, right = Operand.of(x, method.activation), Operand.of(weight, method.weight)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    window = window_of(weight, geometry)
+    y = products.forward(left, right, window, lead_of(x, weight, geometry), wide)
+    y = (y if bias is None else y.add_(bias)).to(x.dtype)
+    return y, left.stored, left.scale, _mask(x, method.activation), right.stored, right.scale
+
+
+def gradients(grad, kept, weight, size, geometry, name, wants):
+    """The gradients of x and weight channels-last, empty where nobody wants them."""
+    x_codes, x_scale, mask, w_codes, w_scale = kept
+    method, dtype = method_of(name, bool(geometry)), grad.dtype
+    grad = grad.to(torch.promote_types(dtype, torch.float32)).contiguous()
+    window = window_of(weight, geometry)
+    x_grad, w_grad = grad.new_empty(0), grad.new_empty(0)
+    if wants[0]:
+        right = Operand(w_codes, w_scale, method.weight, tuple(weight.shape))
+        x_grad = products.input_gradient(grad, right, method.input_error, window, size)
+        x_grad = _masked(x_grad, mask, method).to(dtype)
+    if wants[1]:
+        left = Operand(x_codes, x_scale, method.activation, tuple(size))
+        w_grad = products.weight_gradient(grad, left, method.weight_error, window)
+        w_grad = method.weight.gradient(w_grad.view(weight.shape), weight).to(weight.dtype)
+    return x_grad, w_grad
+
+
+def _masked(grad: torch.Tensor, mask: torch.Tensor, method: Method) -> torch.Tensor:
+    if method.activation.straight:
+        return grad
+    passes = ops.unpack(mask, grad.shape, grad.stride(), 1, torch.bool)
+    return torch.where(passes, grad, 0)
+
+
+def _autocast(device, x, weight, bias, *given):
+    """Quantize what eager would multiply; a fixed-point grid is finer than that."""
+    if given[-1].startswith(("wageubn", "fixed")):
+        raise RuntimeError(
+            "fxmem: this layer computes on fixed-point grids of up to 24 bits, which autocast's "
+            "half precision would round: leave autocast for these layers"
+        )
+    return x.to(torch.get_autocast_dtype(device)), weight, bias, *given
+
+
+integer_linear, integer_conv2d = define_layers("integer", layer, gradients, _autocast)

@@ -1,0 +1,66 @@
+"""Products of int8 matrices, summed in int32, and what they are worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+# The longest sum of products of two int8 that int32 holds: 2^17 of 2^7 * 2^7 are one too many.
+LONGEST = 2**17 - 8
+CUDA_ROWS, CUDA_STEP = 17, 8  # what cuBLASLt's int8 product wants at least, and multiples of
+
+
+@dataclass(frozen=True)
+class Term:
+    """A matrix (codes + zero) * scale: int8, a number, and one scale or one a row or a column."""
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zero: float = 0.0
+
+    def t(self) -> Term:
+        """The transposed matrix."""
+        scale = self.scale.t() if self.scale.dim() == 2 else self.scale
+        return Term(self.codes.t(), scale, self.zero)
+
+
+def int_mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a @ b of int8 matrices [m, k] and [k, n], int32; k is at most 131064."""
+    if not a.is_cuda:
+        return torch._int_mm(a, b) if a.size(1) else a.new_zeros(a.size(0), b.size(1)).int()
+    m, n = a.size(0), b.size(1)
+    rows, inner = max(CUDA_ROWS - m, 0), -a.size(1) % CUDA_STEP
+    pad = torch.nn.functional.pad
+    wide = pad(a, (0, inner, 0, rows)) if rows or inner else a
+    high = pad(b, (0, -n % CUDA_STEP, 0, inner)) if inner or n % CUDA_STEP else b
+    return torch._int_mm(wide.contiguous(), high)[:m, :n]
+
+
+def _summed(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """a @ b in a floating dtype, in as many pieces as int32 needs."""
+    total = int_mm(a[:, :LONGEST], b[:LONGEST]).to(dtype)
+    for start in range(LONGEST, a.size(1), LONGEST):
+        end = start + LONGEST
+        total += int_mm(a[:, start:end], b[start:end])
+    return total
+
+
+def _sums(codes: torch.Tensor, dim: int, dtype: torch.dtype) -> torch.Tensor:
+    return codes.sum(dim, keepdim=True, dtype=torch.int32).to(dtype)
+
+
+def product(a: Term, b: Term, dtype: torch.dtype) -> torch.Tensor:
+    """The matrix product in a floating dtype; a's scale is one or one a row, b's one a column.
+
+    The integers are exact; the result is rounded where they exceed dtype's mantissa, and by the
+    scales where those are not powers of two. Zeros other than 0 cost a sum of the other's codes.
+    """
+    total = _summed(a.codes, b.codes, dtype)
+    if b.zero:
+        total += b.zero * _sums(a.codes, 1, dtype)
+    if a.zero:
+        total += a.zero * (_sums(b.codes, 0, dtype) + b.zero * a.codes.size(1))
+    if a.scale.dim() == b.scale.dim() == 0:
+        return total.mul_(a.scale * b.scale)
+    return total.mul_(a.scale).mul_(b.scale)

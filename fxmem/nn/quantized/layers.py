@@ -1,0 +1,116 @@
+"""Linear layers and convolutions of integers, with thresholds that may be trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fxmem import integer
+from fxmem.quantizers import tqt
+
+from .config import QuantConfig
+
+
+class Quantized:
+    """A layer with a `config`: a QuantConfig, or its fields as keywords in its place."""
+
+    config: QuantConfig
+
+    def _configure(self, config: QuantConfig | None, widths: dict[str, Any]) -> None:
+        self.config = replace(config or QuantConfig(), **widths)
+
+    def configure(self, config: QuantConfig) -> None:
+        """Give the layer other widths."""
+        self.config = config
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, {self.config}"
+
+
+class Product(Quantized):
+    """What linear layers and convolutions share: int8 products, and thresholds if `retrain`.
+
+    Where thresholds are trained the product is one of the values on their grids, for the gradient
+    of a threshold needs the values that it rounds.
+    """
+
+    def _configure(self, config, widths):
+        super()._configure(config, widths)
+        for name in ("weight", "input"):
+            self.register_parameter(f"{name}_log2_t", self._threshold(name))
+
+    def configure(self, config: QuantConfig) -> None:
+        self._configure(config, {})
+
+    def _threshold(self, name: str) -> nn.Parameter | None:
+        if not self.config.retrain:
+            return None
+        grid = self.config.grid(name)
+        start = torch.tensor(float(grid.bits - grid.fraction), device=self.weight.device)
+        return nn.Parameter(start)
+
+    def _product(self, x, plain, call, *geometry):
+        if torch.is_autocast_enabled(x.device.type):
+            raise RuntimeError(
+                f"{type(self).__name__} computes on fixed-point grids of up to 24 bits, which "
+                "autocast's half precision would round: leave autocast for it"
+            )
+        config = self.config
+        bias = None if self.bias is None else config.grid("bias")(self.bias)
+        if config.retrain:
+            x = tqt(x, self.input_log2_t, config.input_all_bit_width)
+            weight = tqt(self.weight, self.weight_log2_t, config.weight_all_bit_width)
+            y = plain(x, weight, bias, *geometry)
+        else:
+            y = call(x, self.weight, bias, *geometry, method=config.method())
+        return config.grid("output")(y) if config.iostrict else y
+
+
+class Linear(Product, nn.Linear):
+    """nn.Linear of int8 products, forward and backward; `config` or wageubn's widths by name."""
+
+    def __init__(self, in_features, out_features, bias=True, config=None, **widths):
+        super().__init__(in_features, out_features, bias)
+        self._configure(config, widths)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._product(x, F.linear, integer.linear)
+
+
+class Conv2d(Product, nn.Conv2d):
+    """nn.Conv2d of int8 products, forward and backward; arguments as nn.Conv2d and `Linear`.
+
+    Raises ValueError, when called, for groups other than 1.
+    """
+
+    def __init__(
+        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1,
+        bias=True, config=None, **widths,
+    ):  # fmt: skip
+        geometry = stride, padding, dilation, groups
+        super().__init__(in_channels, out_channels, kernel_size, *geometry, bias)
+        self._configure(config, widths)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        geometry = self.stride, self.padding, self.dilation, self.groups
+        return self._product(x, F.conv2d, integer.conv2d, *geometry)
+
+
+class Conv1d(Product, nn.Conv1d):
+    """nn.Conv1d of int8 products, as `Conv2d`."""
+
+    def __init__(
+        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1,
+        bias=True, config=None, **widths,
+    ):  # fmt: skip
+        geometry = stride, padding, dilation, groups
+        super().__init__(in_channels, out_channels, kernel_size, *geometry, bias)
+        self._configure(config, widths)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        geometry = self.stride, self.padding, self.dilation, self.groups
+        return self._product(x, F.conv1d, integer.conv1d, *geometry)

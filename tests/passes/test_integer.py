@@ -1,0 +1,244 @@
+"""Layers of a graph that compute in integers: which, in every dialect, and what is said of those
+that stay."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from expecttest import assert_expected_inline as expect
+from torch import nn
+
+import fxmem
+from fxmem import integer
+from fxmem.measure import kept
+from fxmem.passes.forward.asked import rewrite_asked
+from fxmem.passes.graph import stable_text
+from fxmem.plan import Refusal, Site
+from fxmem.policy import PolicyError
+from tests.passes.dialects import DIALECTS, symbolic
+
+METHODS = ("int8", "wageubn8", "dorefa:1,2,32", "binarynet", "xnor", "bwn")
+
+
+class Perceptron(nn.Module):
+    def __init__(self, width=16):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(8, width), nn.Linear(width, 4)
+        self.middle = nn.Linear(width, width)
+
+    def forward(self, x):
+        return self.last(self.middle(self.first(x).tanh()).tanh())
+
+    def expected(self, x, method):
+        middle = self.middle.weight, self.middle.bias
+        return self.last(integer.linear(self.first(x).tanh(), *middle, method).tanh())
+
+
+class Images(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.middle = nn.Conv2d(8, 8, 3, 2, 1, bias=False)
+        self.last = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.last(self.middle(self.first(x).tanh()).mean((2, 3)))
+
+    def expected(self, x, method):
+        x = integer.conv2d(self.first(x).tanh(), self.middle.weight, None, 2, 1, method=method)
+        return self.last(x.mean((2, 3)))
+
+
+MODELS = {"perceptron": (Perceptron, (6, 8)), "images": (Images, (2, 3, 8, 8))}
+
+
+def asked(method, **options):
+    return {"rules": {"integer": {"method": method, **options} if options else method}}
+
+
+def parameters(model):
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def same_step(run, wanted, model, x):
+    """Whether values and gradients are the same numbers."""
+    y, other = run(x), wanted(x)
+    assert torch.equal(y, other)
+    pairs = (torch.autograd.grad(o.square().sum(), parameters(model)) for o in (y, other))
+    for one, two in zip(*pairs, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+
+
+def test_a_hit():
+    gm = fxmem.transform(symbolic(Perceptron()), asked("int8"))
+    # The middle layer alone is an operator of ours, which reads the module's own parameters.
+    expect(
+        stable_text(gm.graph),
+        """\
+x
+first = first(x)
+tanh = tanh(first)
+middle_weight = middle.weight()
+middle_bias = middle.bias()
+integer_linear_default = fxmem.integer_linear.default(tanh, middle_weight, middle_bias, int8)
+getitem = getitem(integer_linear_default, 0)
+tanh_1 = tanh(getitem)
+last = last(tanh_1)
+return last""",
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", MODELS)
+def test_trains_as_the_layers_by_hand(name, method):
+    make, size = MODELS[name]
+    model, x = make(), torch.randn(size)
+    gm = fxmem.transform(symbolic(model), asked(method))
+    same_step(gm, lambda x: model.expected(x, method), model, x)
+
+
+@pytest.mark.parametrize("dialect", ["symbolic_trace", "dynamo", "export"])
+@pytest.mark.parametrize("name", MODELS)
+def test_in_every_dialect(name, dialect):
+    make, size = MODELS[name]
+    model, x = make(), torch.randn(size)
+    gm = fxmem.transform(DIALECTS[dialect](model, x), asked("wageubn8"))
+    calls = [n.target for n in gm.graph.nodes if "fxmem" in str(n.target)]
+    assert len(calls) == 1
+    (site,) = (e for e in fxmem.report(gm).entries if e.rule == "integer" and isinstance(e, Site))
+    assert site.action == "wageubn8: its input kept in 8 bits"
+    if dialect != "symbolic_trace":
+        assert site.nbytes * 4 == site.residual.nbytes > 0
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_compiled(name):
+    make, size = MODELS[name]
+    model, x = make(), torch.randn(size)
+    options = {**asked("int8"), "inner": "aot_eager"}
+    compiled = torch.compile(model, backend="fxmem", options=options)
+    torch._dynamo.reset()
+    same_step(compiled, lambda x: model.expected(x, "int8"), model, x)
+
+
+def test_compiled_keeps_the_codes():
+    """Behind relu, whose sign is a bit an element, the codes alone are kept of the input."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(8, 256), nn.ReLU(), nn.Linear(256, 64), nn.Linear(64, 1)]
+    model, x, n = nn.Sequential(*layers), torch.randn(512, 8), 512 * 256
+    sizes = {}
+    for method, rules in {None: {}, **{m: {"integer": m} for m in ("int8", "xnor")}}.items():
+        torch._dynamo.reset()
+        options = {"rules": rules, "inner": "aot_eager", "min_bytes": 0}
+        compiled = torch.compile(model, backend="fxmem", options=options)
+        sizes[method] = kept(lambda run=compiled: run(x)).nbytes
+    # Of x: its codes and relu's bit in place of float32; of the weight: its codes; and scales.
+    assert 0 <= sizes["int8"] - sizes[None] + (4 - 1 - 1 / 8) * n - 64 * 256 < 8192
+    assert 0 <= sizes["xnor"] - sizes[None] + (4 - 3 / 8) * n - 64 * 256 / 8 < 8192
+
+
+def test_first_and_last_if_asked_for():
+    model, x = Perceptron(), torch.randn(6, 8)
+    gm = fxmem.transform(symbolic(model), asked("int8", first_and_last=True))
+    calls = [n for n in gm.graph.nodes if n.target is torch.ops.fxmem.integer_linear.default]
+    assert len(calls) == 3
+    gm(x).sum().backward()
+    assert all(p.grad is not None for p in parameters(model))
+
+
+def refusals(gm):
+    found = [e for e in fxmem.report(gm).entries if e.rule == "integer"]
+    return {e.residual.module: e.why for e in found if isinstance(e, Refusal)}
+
+
+def test_the_ends_are_named():
+    gm = fxmem.transform(symbolic(Perceptron()), asked("xnor"))
+    assert refusals(gm) == {
+        "first": "the first layer stays as it is",
+        "last": "the last layer stays as it is",
+    }
+
+
+MIDDLES = {
+    "groups": (nn.Conv2d(4, 4, 3, groups=2), "integer convolutions have 1 group; got 2"),
+    "transposed": (nn.ConvTranspose2d(4, 4, 3), "it is transposed, or pads with more than zeros"),
+    "reflected": (
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+        "it is transposed, or pads with more than zeros",
+    ),
+    "same": (
+        nn.Conv2d(4, 4, 2, padding="same"),
+        "padding must be numbers, 'valid' or an even 'same'; got 'same'",
+    ),
+    "volumes": (
+        nn.Conv3d(4, 4, 3),
+        "its weight is not known to be of a linear layer or a convolution of 1 or 2 dimensions",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MIDDLES)
+def test_refused(name):
+    middle, why = MIDDLES[name]
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), middle, nn.Conv2d(4, 3, 1))
+    assert refusals(fxmem.transform(symbolic(model), asked("int8")))["1"] == why
+
+
+def test_conv1d():
+    model = nn.Sequential(nn.Conv1d(3, 4, 1), nn.Conv1d(4, 4, 3, 2, 1), nn.Conv1d(4, 3, 1))
+    x = torch.randn(2, 3, 9)
+    gm = fxmem.transform(symbolic(model), asked("dorefa:2,4,32"))
+    middle = integer.conv1d(
+        model[0](x), model[1].weight, model[1].bias, 2, 1, method="dorefa:2,4,32"
+    )
+    assert torch.equal(gm(x), model[2](middle))
+
+
+def test_frozen_layers_stay():
+    model = Perceptron()
+    model.middle.requires_grad_(False)
+    gm = fxmem.transform(symbolic(model), asked("int8"))
+    assert not [n for n in gm.graph.nodes if "fxmem" in str(n.target)]
+
+
+def test_a_model_without_layers_is_told():
+    gm = fxmem.transform(symbolic(lambda x: F.gelu(x)), asked("int8"))
+    sentence = "integer: no linear layer or convolution is trained here"
+    assert sentence in str(fxmem.report(gm))
+    assert sentence in rewrite_asked(symbolic(lambda x: F.gelu(x)), fxmem.Policy(**asked("int8")))
+
+
+def test_compiled_notes_say_what_became_of_the_layers():
+    notes = rewrite_asked(symbolic(Perceptron()), fxmem.Policy(**asked("xnor")))
+    assert "1 x linear: integer, xnor: its input kept in 2 bits" in notes
+    assert "1 x linear: kept: the last layer stays as it is" in notes
+
+
+def test_autocast_of_fixed_point_is_refused():
+    model, x = Perceptron(), torch.randn(6, 8)
+
+    def run(x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(x)
+
+    torch._dynamo.reset()
+    gm = fxmem.transform(DIALECTS["dynamo"](run, x), asked("wageubn8", first_and_last=True))
+    assert set(refusals(gm).values()) == {
+        "wageubn8 computes on grids that torch.bfloat16 would round"
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("int4", r"rules\['integer'\]\['method'\] must be int8, .* got 'int4'"),
+        ("dorefa:9,2,6", r"W and A from 1 to 8 and G from 1 to 8 or 32, got 'dorefa:9,2,6'"),
+        (True, r"rules\['integer'\] must be False, a method or a dict of its options"),
+        ({"first_and_last": True}, r"rules\['integer'\] needs a method"),
+        ({"method": "int8", "last": 1}, "unknown option of rule 'integer' 'last'"),
+    ],
+)
+def test_bad_options(value, sentence):
+    with pytest.raises(PolicyError, match=sentence):
+        fxmem.Policy(rules={"integer": value})
