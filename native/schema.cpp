@@ -30,4 +30,9 @@ STABLE_TORCH_LIBRARY(fxmem, m) {
   m.def(
       "gated_backward(Tensor grad, Tensor gate, Tensor up, str function, float[] parameters) -> "
       "(Tensor gate_grad, Tensor up_grad)");
+  m.def("sketch(Tensor x, str kind, SymInt rows, Tensor seed) -> Tensor");
+  m.def("xnor_mm(Tensor a, Tensor b, SymInt n) -> Tensor");
+  m.def(
+      "absmax(Tensor x, Tensor? factor, bool by_column, int levels) -> (Tensor codes, "
+      "Tensor scale)");
 }

@@ -89,7 +89,38 @@ struct GatedTask {
   const Function& function;
 };
 
+struct SketchTask {
+  const void* x;
+  void* out;
+  int kind;                        // a Projection
+  int64_t n, rows, width, stride;  // stride: from a row of x to the next
+  uint64_t seed;
+};
+
+constexpr int64_t kSketchColumns = 768;  // of a block, worked on at a time
+
 constexpr int kTile = 1024;  // elements of an activation that are worked on at a time
+
+struct XnorTask {
+  const uint8_t* a;        // rows of `words` 8-byte words
+  const uint64_t* panels;  // b's rows, kXnorColumns of them word by word; the last filled with 0
+  int32_t* out;
+  int64_t columns, words, n;
+};
+
+constexpr int64_t kXnorColumns = 16;  // rows of b in a panel
+
+struct AbsmaxTask {
+  const float* x;
+  const float* factor;  // null, one a row (by column), or one a column, `period` of them repeated
+  int8_t* codes;
+  float* scale;  // one a row or one a column
+  int64_t rows, columns, period;
+  float levels;
+  bool by_column;
+};
+
+constexpr int64_t kAbsmaxColumns = 256;  // quantized at a time
 
 struct Kernels {
   // Each works on groups, on units of eight elements, or on tiles, [first, last).
@@ -101,6 +132,11 @@ struct Kernels {
   void (*lookup)(const LookupTask&, Element, int64_t first, int64_t last);
   void (*from_output)(const FromOutputTask&, Element, int64_t first, int64_t last);
   void (*gated)(const GatedTask&, Element, int64_t first, int64_t last);
+  // A block after the other, and of each kSketchColumns after the others.
+  void (*sketch)(const SketchTask&, Element, int64_t first, int64_t last);
+  // Rows of a; rows, or blocks of kAbsmaxColumns columns.
+  void (*xnor)(const XnorTask&, int64_t first, int64_t last);
+  void (*absmax)(const AbsmaxTask&, int64_t first, int64_t last);
 };
 
 const Kernels& kernels();

@@ -1,0 +1,94 @@
+"""Linear layers as modules: FewBit's arguments, torch's parameters and state_dict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fxmem.ops.projection import Projection, check
+from fxmem.ops.sketched_linear import sketched
+
+
+class RandomizedLinear(torch.nn.Linear):
+    """torch.nn.Linear that keeps a sketch of its input for the gradient of its weight.
+
+    Args:
+        in_features, out_features, bias, device, dtype: as torch.nn.Linear has them.
+        proj_dim_ratio, proj_dim, proj_dim_min, proj_dim_max, matmul, generator: as in
+            fxmem.functional.linear_randomized. Layers that are given the very same tensor and have
+            the same of these share one sketch.
+
+    Raises:
+        ValueError: for what no batch can have; proj_dim over the batch when it is called.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        proj_dim_ratio: float | None = None,
+        proj_dim: int | None = None,
+        proj_dim_min: int | None = None,
+        proj_dim_max: int | None = None,
+        matmul: str = "gaussian",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.projection = Projection(proj_dim_ratio, proj_dim, proj_dim_min, proj_dim_max, matmul)
+        check(self.projection)
+        self.generator = generator
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Compute the layer."""
+        return sketched(input, self.weight, self.bias, self.projection, self.generator)
+
+    def extra_repr(self) -> str:
+        """Torch's, then how much is kept and how."""
+        given = self.projection._asdict().items()
+        own = [f"{name}={value!r}" for name, value in given if value is not None]
+        return ", ".join([super().extra_repr(), *own])
+
+
+class LinearCRS(RandomizedLinear):
+    """torch.nn.Linear that keeps rows of its input, drawn at random, for its weight's gradient.
+
+    Args:
+        norm_weighted: whether rows are drawn in proportion to their norms, or evenly.
+        others: as of RandomizedLinear, without `matmul`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        norm_weighted: bool = False,
+        **projection: Any,
+    ) -> None:
+        if "matmul" in projection:
+            raise TypeError("LinearCRS draws rows: matmul is RandomizedLinear's")
+        kind = "crs_norm" if norm_weighted else "crs"
+        super().__init__(in_features, out_features, bias, device, dtype, **projection, matmul=kind)
+
+
+def sketched_twin(module: torch.nn.Module, asked: float | Mapping[str, Any]) -> torch.nn.Module:
+    """The randomized layer with the parameters of a torch.nn.Linear; `asked`: a ratio or options.
+
+    Raises ValueError for any other module.
+    """
+    if type(module) not in (torch.nn.Linear, RandomizedLinear, LinearCRS):
+        raise ValueError(f"a sketch is kept by torch.nn.Linear; this is {type(module).__name__}")
+    options = asked if isinstance(asked, Mapping) else {"proj_dim_ratio": asked}
+    sizes = module.in_features, module.out_features, module.bias is not None
+    twin = RandomizedLinear(*sizes, device="meta", **options)
+    twin.weight, twin.bias = module.weight, module.bias
+    return twin.train(module.training)

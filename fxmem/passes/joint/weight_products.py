@@ -1,0 +1,115 @@
+"""The products that make weight gradients, in a joint graph: whatever layer they came from.
+
+A weight's gradient is a view, a cast or a sum of products dYᵀ X of what the forward computed and
+what came back. linear, addmm, mm and einsum all leave an `mm`, or a `bmm` of one batch; a 1 x 1
+convolution leaves its own backward.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from fxmem.passes.graph import aten, from_tangents, is_view, tensor
+
+CASTS = (torch.ops.prims.convert_element_type.default, aten._to_copy.default, aten.clone.default)
+MATRIX = (aten.mm.default, aten.bmm.default)
+CONVOLUTION = aten.convolution_backward.default
+POINTWISE = ([1, 1], [0, 0], [1, 1], False, [0, 0], 1)  # what a 1 x 1 convolution is called with
+
+
+@dataclass(frozen=True)
+class Product:
+    """`node` is yᵀ x, or xᵀ y if x is on the left; for a convolution its backward, of y and x."""
+
+    node: fx.Node
+    x: fx.Node
+    y: fx.Node
+    left: bool = False
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether the factors are images, with their rows in the first and last two dimensions."""
+        return self.node.target is operator.getitem
+
+    @property
+    def rows(self) -> int | torch.SymInt:
+        """What the product sums over."""
+        shape = tensor(self.x).shape
+        if self.is_convolution:
+            return shape[0] * shape[2] * shape[3]
+        return shape[-1] if self.left else shape[-2]
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """A product that is left alone, and why."""
+
+    node: fx.Node
+    why: str
+
+
+def find_products(
+    joint: fx.GraphModule, num_outputs: int, weights: Collection[int]
+) -> list[Product | Unfit]:
+    """Return what the gradients of weights are made of, in the graph's order.
+
+    Args:
+        num_outputs: how many outputs are the forward's; then come the gradients of its inputs.
+        weights: the indices of the inputs that are parameters.
+    """
+    returned = joint.graph.output_node().args[0][num_outputs:]
+    inputs = joint.graph.find_nodes(op="placeholder")
+    wanted = [
+        grad
+        for i, (grad, weight) in enumerate(zip(returned, inputs, strict=False))
+        if i in weights and grad is not None and tensor(weight).dim() >= 2
+    ]
+    backward = from_tangents(joint.graph)
+    found = {node: _product(node, backward) for grad in wanted for node in _summands(grad)}
+    return [found[node] for node in sorted(found) if found[node] is not None]
+
+
+def _summands(grad: fx.Node) -> Iterator[fx.Node]:
+    """Yield what a gradient is the sum of, without what only turns or casts it."""
+    pending, seen = [grad], set()
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.target is operator.getitem and node.args[0].target is CONVOLUTION:
+            yield node
+        elif is_view(node) or node.target in CASTS:
+            pending.append(node.args[0])
+        elif node.target is aten.add.Tensor:
+            pending.extend(node.all_input_nodes)
+        elif node.op == "call_function":
+            yield node
+
+
+def _product(node: fx.Node, backward: set[fx.Node]) -> Product | Unfit | None:
+    if node.target is operator.getitem:
+        return _convolution(node, backward) if node.args[1] == 1 else None
+    if node.target not in MATRIX:
+        return Unfit(node, f"its gradient comes from {node.target}, which is no matrix product")
+    left, right = node.args
+    if (left in backward) == (right in backward):
+        return Unfit(node, "both its factors come back with the gradient")
+    if node.target is aten.bmm.default and tensor(node).size(0) != 1:
+        return Unfit(node, "it has a batch of weights, each with a product of its own")
+    return Product(node, right, left) if left in backward else Product(node, left, right, True)
+
+
+def _convolution(node: fx.Node, backward: set[fx.Node]) -> Product | Unfit:
+    y, x, weight, _, *call, _ = node.args[0].args
+    if x in backward:
+        return Unfit(node, "both its factors come back with the gradient")
+    pointwise = tensor(weight).dim() == 4 and list(tensor(weight).shape[2:]) == [1, 1]
+    if not pointwise or tuple(call) != POINTWISE:
+        return Unfit(node, "a convolution of more than single points mixes rows of its input")
+    return Product(node, x, y)
