@@ -1,6 +1,11 @@
-"""act(g) * u keeps g and u alone: act(g) is computed again in the backward."""
+"""act(g) * u keeps g and u alone: act(g) is computed again in the backward.
+
+And so is the product, where a linear layer alone reads it and would keep it for its weight.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import fx
@@ -10,12 +15,15 @@ from fxmem.passes.forward.dialect import module_of, op
 from fxmem.passes.forward.effects import readers
 from fxmem.passes.forward.emit import emit, erase, erase_idle
 from fxmem.passes.forward.rule import Match, Place
-from fxmem.passes.forward.traced import dtype_of, shape_of
+from fxmem.passes.forward.traced import dtype_of, shape_of, traced
+from fxmem.passes.forward.uses import keeper
 from fxmem.policy import Policy
+
+OPERANDS = ("input", "weight", "bias")
 
 
 class Gated:
-    """act(g) * u -> fxmem.gated(g, u)."""
+    """act(g) * u -> fxmem.gated(g, u), or with its linear layer fxmem.gated_linear(g, u, w, b)."""
 
     name = "gated"
     exact = True
@@ -30,25 +38,78 @@ class Gated:
             return f"something is overwritten before {product.name} reads it"
         if not _alike(gate, up):
             return f"{up.name} is not known to have the shape and dtype of {gate.name}"
+        linear, why = _linear(product, place)
         width = 8 * place.dtype.itemsize
-        before = place.bits + (0 if place.output_keeper is None else width)
+        before = place.bits + width * sum((place.output_keeper is not None, linear is not None))
         after = 0 if place.source_keeper is not None else width
         if before <= after:
             return f"eager keeps {before:g} bits an element for it alone"
-        return Match("kept as gate and factor", before, after, "exact", product)
+        what = "kept as gate and factor" + (" of a linear layer's input" if linear else why)
+        return Match(what, before, after, "exact", product, recipe=linear)
 
     def apply(self, graph: fx.Graph, place: Place, match: Match) -> None:
-        """Put the operator where the product is."""
-        activation = place.activation
+        """Put the operator where the product is, or where the linear layer is."""
+        activation, linear = place.activation, match.recipe
         product, up = _product(activation.cone.exit)
-        erase_idle(graph, product)
-        with graph.inserting_before(product):
-            call = torch.ops.fxmem.gated.default
-            given = (activation.cone.source, up, activation.name, list(activation.parameters))
-            product.replace_all_uses_with(emit(graph, product, call, *given))
+        given = (activation.cone.source, up)
+        function = (activation.name, list(activation.parameters))
+        for node in [product] if linear is None else [linear, product]:
+            erase_idle(graph, node)
+        if linear is None:
+            with graph.inserting_before(product):
+                call = torch.ops.fxmem.gated.default
+                product.replace_all_uses_with(emit(graph, product, call, *given, *function))
+        else:
+            _replace_linear(graph, linear, given, function)
         erase(graph, product)
         for node in reversed(activation.cone.nodes):
             erase(graph, node, activation.cone.constants)
+
+
+def _replace_linear(graph: fx.Graph, linear: fx.Node, given: tuple, function: tuple) -> None:
+    with graph.inserting_before(linear):
+        weights = _weights(graph, linear)
+        call = torch.ops.fxmem.gated_linear.default
+        output = graph.call_function(call, (*given, *weights, *function))
+    output.meta = dict(linear.meta)  # it computes the same, and that even under autocast
+    linear.replace_all_uses_with(output)
+    erase(graph, linear)
+
+
+def _weights(graph: fx.Graph, linear: fx.Node) -> list[fx.Node | None]:
+    """Return a linear layer's weight and bias, of a module as nodes that read them from it."""
+    if linear.op != "call_module":
+        return _operands(linear)[1:]
+    names = ("weight", "bias")
+    had = [name for name in names if getattr(module_of(linear), name) is not None]
+    return [graph.get_attr(f"{linear.target}.{name}") if name in had else None for name in names]
+
+
+def _operands(linear: fx.Node) -> list[fx.Node | None]:
+    return [*linear.args, *(linear.kwargs.get(name) for name in OPERANDS[len(linear.args) :])]
+
+
+def _linear(product: fx.Node, place: Place) -> tuple[fx.Node | None, str]:
+    """Return the linear layer that alone reads a product, and keeps it; else why it is kept."""
+    users = readers(product)
+    linear = next((user for user in users if _is_input(product, user)), None)
+    if linear is None or keeper(product, place.wanted) is None:
+        return None, ""
+    others, why = [user for user in users if user is not linear], ""
+    if others:
+        why = f"{others[0].name} reads {product.name} beside {linear.name}"
+    elif place.stretch[linear] != place.stretch[product]:
+        why = f"something is overwritten before {linear.name} reads {product.name}"
+    elif len(getattr(_weight(linear), "shape", ())) != 2:
+        why = f"the weight of {linear.name} is not known to be a matrix"
+    return (None, f", and their product, for {why}") if why else (linear, "")
+
+
+def _is_input(product: fx.Node, user: fx.Node) -> bool:
+    if op(user) != "linear":
+        return False
+    given, *weights = _operands(user)
+    return given is product and product not in weights
 
 
 def _product(exit: fx.Node) -> tuple[fx.Node | None, fx.Node | None]:
@@ -73,10 +134,10 @@ def _alike(gate: fx.Node, up: fx.Node) -> bool:
     return one.shape[0] == other.shape[0] and one.dtype == other.dtype
 
 
-def _weight(node: fx.Node) -> torch.Tensor | None:
+def _weight(node: fx.Node) -> Any:
     if op(node) != "linear":
         return None
     if node.op == "call_module":
         return module_of(node).weight
-    is_attribute = len(node.args) > 1 and node.args[1].op == "get_attr"
-    return attribute(node.args[1]) if is_attribute else None
+    weight = _operands(node)[1]
+    return attribute(weight) if weight.op == "get_attr" else traced(weight)
