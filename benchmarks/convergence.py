@@ -1,6 +1,6 @@
 """What coarse gradients do to training: held-out loss against exact training, over paired seeds.
 
-    python benchmarks/convergence.py [--task text digits] [--seeds 5] [--json PATH] [--table PATH]
+    python benchmarks/convergence.py [--group linear] [--task text digits] [--seeds 5]
 
 A seed fixes initial weights, batches and dropout for every way; the difference to exact training is
 taken seed by seed, and its 95 % confidence interval is Student's.
@@ -58,8 +58,23 @@ def activations(**options: object) -> Callable[[nn.Module], nn.Module]:
     return prepare
 
 
-WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {
-    EXACT: lambda model: model,
+def sketched(ratio: float) -> Callable[[nn.Module], nn.Module]:
+    """Return what makes linear layers keep a sketch of their input, of `ratio` times its rows."""
+
+    def prepare(model: nn.Module) -> nn.Module:
+        fxmem.convert(model, {nn.Linear: {"sketch": ratio}})
+        return model
+
+    return prepare
+
+
+def residuals(preset: str) -> Callable[[nn.Module], nn.Module]:
+    """Return what compiles a model with encoded residuals."""
+    return lambda model: torch.compile(model, backend="fxmem", options={"preset": preset})
+
+
+Ways = dict[str, Callable[[nn.Module], nn.Module]]
+ACTIVATIONS: Ways = {
     "from the output": activations(keep="output"),
     **{f"{b} bit{'s' * (b > 1)}": activations(bits=b) for b in (4, 3, 2, 1)},
     **{
@@ -67,6 +82,13 @@ WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {
         for b in (4, 3, 2, 1)
     },
 }
+LINEAR: Ways = {
+    **{f"sketch {ratio:.0%}": sketched(ratio) for ratio in (0.5, 0.2, 0.1)},
+    "8-bit residuals": residuals("balanced"),
+    "4-bit residuals": residuals("compact"),
+}
+GROUPS = {"activations": ACTIVATIONS, "linear": LINEAR}
+WAYS: Ways = {EXACT: lambda model: model, **ACTIVATIONS, **LINEAR}
 
 
 def losses(training: Training, ways: list[str], seeds: int, bar: tqdm) -> dict[str, list[float]]:
@@ -103,13 +125,15 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", nargs="+", choices=TRAININGS, default=list(TRAININGS))
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--group", choices=GROUPS, default="activations")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, help="default: all of the group")
     parser.add_argument("--seeds", type=int, default=5, help="at least 2")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the losses here")
     parser.add_argument("--table", type=Path, help="write Markdown tables here")
     args = parser.parse_args()
+    args.ways = args.ways or list(GROUPS[args.group])
     if EXACT not in args.ways:
         args.ways.insert(0, EXACT)
     return args

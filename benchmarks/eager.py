@@ -2,8 +2,10 @@
 
     python benchmarks/eager.py [--model bert mistral] [--device cuda] [--json PATH]
 
-Random weights, no dropout; every activation module of the model is replaced by fxmem's. Kept bytes
-are compared with the plain model's, and the gradient with the plain model's in fp64.
+Random weights, no dropout; every activation module of the model is replaced by fxmem's, or its
+graph is what `fxmem.transform` returns: of BERT as Dynamo traces it, of Mistral's feed-forward
+blocks. Kept bytes are compared with the plain model's, and the gradient with the plain model's in
+fp64.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from stack_case import error, gradient
-from torch import nn
+from torch import fx, nn
+from transformers import BertConfig, BertModel, MistralConfig, MistralModel
 
 import fxmem
 import fxmem.nn
@@ -30,13 +34,12 @@ WAYS = {
     "from the output": {"keep": "output"},
     "3 bits": {"bits": 3},
     "1 bit": {"bits": 1},
+    "transform": "transform",
 }
 
 
 def bert() -> nn.Module:
     """BERT's block at a third of its width: GELU between two linear layers."""
-    from transformers import BertConfig, BertModel
-
     return BertModel(
         BertConfig(
             hidden_size=256,
@@ -53,8 +56,6 @@ def bert() -> nn.Module:
 
 def mistral() -> nn.Module:
     """Mistral's block at a sixteenth of its width: SiLU times a second linear layer."""
-    from transformers import MistralConfig, MistralModel
-
     return MistralModel(
         MistralConfig(
             hidden_size=256,
@@ -71,10 +72,29 @@ def mistral() -> nn.Module:
 MODELS = {"bert": bert, "mistral": mistral}
 
 
-def variant(model: nn.Module, options: dict | None, tokens: torch.Tensor) -> Variant:
+def eagerly(gm: fx.GraphModule, inputs: list[torch.Tensor]) -> Callable:
+    """Run what Dynamo has traced as it is, but transformed."""
+    return fxmem.transform(gm).forward
+
+
+def transformed(model: nn.Module) -> nn.Module:
+    """Return a model that runs what `fxmem.transform` makes of its graphs, without a compiler.
+
+    Traced whole, Mistral repeats keys and values in memory, which eager does not.
+    """
+    if isinstance(model, BertModel):
+        return torch.compile(model, backend=eagerly, fullgraph=True)
+    for layer in model.layers:
+        layer.mlp = fxmem.transform(fx.symbolic_trace(layer.mlp))
+    return model
+
+
+def variant(model: nn.Module, options: dict | str | None, tokens: torch.Tensor) -> Variant:
     """Return a model's copy with fxmem's activations, and its call."""
     model = copy.deepcopy(model)
-    if options is not None:
+    if options == "transform":
+        model = transformed(model)
+    elif options is not None:
         fxmem.convert(model, {fxmem.nn.is_activation: options})
     # Not the same for all features: their sum is what a LayerNorm leaves constant.
     weight = torch.randn(*tokens.shape, model.config.hidden_size, generator=torch.Generator())

@@ -66,7 +66,11 @@ def convert(model: Module, rules: Mapping[Key, Value]) -> Conversion:
             A value is
             - options of `fxmem.nn`, as dict(bits=2), for the drop-in of what stands there, which
               takes over its settings; "output" and "codes" stand for dict(keep=…). A module that is
-              not torch's, such as transformers' activations, is known by what it computes;
+              not torch's, such as transformers' activations, is known by what it computes. "output"
+              also fits torch's norms, which then keep their output, and dict() these, Dropout,
+              AlphaDropout and max pools, which take no other options;
+            - dict(sketch=0.1), or dict(sketch=dict(proj_dim_ratio=…, matmul=…)) with the options of
+              `fxmem.nn.RandomizedLinear`, which takes over a torch.nn.Linear's parameters;
             - a type of module: made without arguments;
             - a function that takes the old module and returns the new one.
 

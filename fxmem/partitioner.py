@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ from fxmem import history, ops
 from fxmem.passes import rule
 from fxmem.passes.graph import regions
 from fxmem.passes.joint.cut import cut
+from fxmem.passes.joint.frozen import forget_frozen
 from fxmem.passes.joint.overwritten import keep_overwritten
 from fxmem.passes.joint.regions import keep_region_outputs
-from fxmem.passes.joint.reversible import reverse
+from fxmem.passes.joint.reversible import Reversed, keep_sources, reverse
 from fxmem.passes.joint.seeds import keep_seeds, recompute_random
-from fxmem.passes.pair.discrete import hoist_discrete
+from fxmem.passes.joint.sketch import release
+from fxmem.passes.joint.sketched import with_sketches
+from fxmem.passes.pair.discrete import hoist_discrete, moved
 from fxmem.passes.pair.expand import expand
 from fxmem.passes.pair.graphs import Pair
 from fxmem.passes.registry import RULES
@@ -30,6 +33,8 @@ from fxmem.policy import Policy
 
 log = logging.getLogger("fxmem")
 PLAN = "fxmem_plan"  # in the meta of a forward graph
+Candidate = tuple[Pair, list[str]]  # one way to cut, and its notes
+Planned = tuple[Plan, list[rule.Decision]]
 
 
 class Partitioner(CustomPartitionerFn):
@@ -60,44 +65,80 @@ class Partitioner(CustomPartitionerFn):
         """Return the pair with fxmem's ops visible in it, and what was decided."""
         keep_overwritten(gm)
         keep_seeds(gm)
+        forget_frozen(gm)
         if self.policy.allows("seeds"):
             recompute_random(gm)
-        pair, notes = self._cut(gm, joint_inputs, **kwargs)
-        if self.policy.allows("discrete"):
-            notes += hoist_discrete(pair, self.policy)
-        plan, decisions = rule.plan(pair, self.policy, RULES)
+        pair, plan = self._planned(gm, joint_inputs, **kwargs)
+        pair.forward.meta[PLAN] = plan
+        return pair, plan
+
+    def _planned(
+        self, gm: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any
+    ) -> tuple[Pair, Plan]:
+        if not self.policy.asks("sketch"):
+            return self._once(gm, joint_inputs, **kwargs)
+        outputs, weights = kwargs["num_fwd_outputs"], _weights(**kwargs)
+
+        def partition(joint: fx.GraphModule, outputs: int) -> tuple[Pair, Plan]:
+            return self._once(joint, joint_inputs, **{**kwargs, "num_fwd_outputs": outputs})
+
+        return with_sketches(gm, self.policy, outputs, weights, partition)
+
+    def _once(
+        self, gm: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any
+    ) -> tuple[Pair, Plan]:
+        candidates = self._candidates(gm, joint_inputs, **kwargs)
+        (pair, notes), (plan, decisions) = self._least(list(candidates))
+        notes = [*notes, *moved(pair, plan)]
         rule.apply(pair, decisions)
         called = (region.meta.get(PLAN) for region in regions(pair.forward, pair.saved))
         saved = sum(nested.before - nested.after for nested in called if nested is not None)
         # AOTAutograd gives example inputs for whole graphs, and none for the regions in them.
         notes = (*(self.notes if joint_inputs else ()), *notes)
-        plan = Plan(plan.entries, notes, region=not joint_inputs, nested=saved)
-        pair.forward.meta[PLAN] = plan
-        return pair, plan
+        return pair, Plan(plan.entries, notes, region=not joint_inputs, nested=saved)
+
+    def _candidates(
+        self, gm: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any
+    ) -> Iterator[Candidate]:
+        """Cut the joint graph without, then with its reversible chains recomputed, if any are."""
+        outputs = kwargs["num_fwd_outputs"]
+        found, notes = self._reverse(gm, outputs)
+        keep_region_outputs(gm, outputs)
+        yield self._cut(gm, joint_inputs, notes, **kwargs)
+        if found is not None:
+            keep_region_outputs(found.joint, outputs)
+            with config.patch(cse=False):
+                yield self._cut(found.joint, joint_inputs, [*notes, *found.notes], **kwargs)
+
+    def _reverse(self, gm: fx.GraphModule, outputs: int) -> tuple[Reversed | None, list[str]]:
+        if not self.policy.allows("reversible"):
+            return None, []
+        every = self.policy.option("reversible", "anchor", None)
+        return reverse(gm, outputs, every, self.policy.option("reversible", "exact", False))
 
     def _cut(
-        self, gm: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any
+        self, gm: fx.GraphModule, joint_inputs: Sequence[Any], notes: list[str], **kwargs: Any
     ) -> tuple[Pair, list[str]]:
-        """Cut the joint graph with its reversible chains recomputed, and without; take the less."""
-        outputs = kwargs["num_fwd_outputs"]
-        allowed = self.policy.allows("reversible")
-        found, notes = reverse(gm, outputs) if allowed else (None, [])
-        keep_region_outputs(gm, outputs)
-        halves, plainly = cut(gm, joint_inputs, self.policy, **kwargs)
-        plain = Pair(*halves, outputs, _static(halves[0], **kwargs))
-        if found is None:
-            return plain, [*notes, *plainly]
-        keep_region_outputs(found.joint, outputs)
-        with config.patch(cse=False):
-            halves, refused = cut(found.joint, joint_inputs, self.policy, **kwargs)
+        halves, refused = cut(gm, joint_inputs, self.policy, **kwargs)
+        outputs = release(halves[0], kwargs["num_fwd_outputs"])
         pair = Pair(*halves, outputs, _static(halves[0], **kwargs))
-        if self.policy.option("reversible", "force", False) or pair.kept() < plain.kept():
-            return pair, [*notes, *found.notes, *refused]
-        return plain, [
-            *notes,
-            *plainly,
-            f"reversible: not taken, for it would keep {pair.kept()} bytes, not {plain.kept()}",
-        ]
+        keep_sources(pair)
+        notes = [*notes, *refused]
+        if self.policy.allows("discrete"):
+            hoist_discrete(pair, self.policy)
+        return pair, notes
+
+    def _least(self, candidates: list[Candidate]) -> tuple[Candidate, Planned]:
+        """Return the candidate that keeps the least once it is encoded, and its plan."""
+        plans = [rule.plan(pair, self.policy, RULES) for pair, _ in candidates]
+        sizes = [plan.after for plan, _ in plans]
+        last = len(candidates) - 1
+        if self.policy.option("reversible", "force", False) or sizes[last] < sizes[0]:
+            return candidates[last], plans[last]
+        if last:
+            why = f"reversible: not taken, for it would keep {sizes[1]} bytes, not {sizes[0]}"
+            candidates[0][1].append(why)
+        return candidates[0], plans[0]
 
     def uuid(self) -> Any:
         """Return the key under which compiled code may be reused: policy, sources, kernels."""
@@ -108,8 +149,13 @@ class Partitioner(CustomPartitionerFn):
         return self
 
 
+def _weights(**kwargs: Any) -> frozenset[int]:
+    """Return the indices of the inputs that are parameters or buffers."""
+    return frozenset(kwargs.get("static_lifetime_input_indices") or ())
+
+
 def _static(forward: fx.GraphModule, **kwargs: Any) -> frozenset[str]:
-    indices = set(kwargs.get("static_lifetime_input_indices") or ())
+    indices = _weights(**kwargs)
     inputs = [n.name for n in forward.graph.find_nodes(op="placeholder")]
     return frozenset(name for i, name in enumerate(inputs) if i in indices)
 

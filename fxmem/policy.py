@@ -7,44 +7,21 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
+
+from fxmem.switches import CODE_BITS as CODE_BITS
+from fxmem.switches import RULES as RULES
+from fxmem.switches import SKETCHES as SKETCHES
+from fxmem.switches import Check, check_ratio
+from fxmem.switches import PolicyError as PolicyError
 
 PRESETS = {"exact": None, "balanced": 8, "compact": 4}
 BITS = (8, 7, 6, 5, 4, 3, 2)
 GROUPS = (32, 64, 128, 256)
 ROUNDINGS = ("nearest", "stochastic")
-CODE_BITS = (1, 2, 3, 4, 5, 6, 7, 8)
-
-
-@dataclass(frozen=True)
-class Switch:
-    """A rule as a user sees it: whether it is on by itself, and what its own options may be."""
-
-    on: bool = True
-    options: Mapping[str, tuple] = field(default_factory=dict)
-
-
-RULES = {
-    "seeds": Switch(),
-    # Exact but for rounding, at a quarter of the step's time: by name alone, until affine and
-    # momentum couplings and the drift in half precision are tested as well.
-    "reversible": Switch(on=False, options={"force": (False, True)}),
-    "remat": Switch(),
-    "discrete": Switch(),
-    "masks": Switch(),
-    "few_bit": Switch(options={"bits": CODE_BITS}),
-    "encode": Switch(),
-    # These rewrite what is computed, before differentiation: in a compiled model only by name.
-    "gated": Switch(on=False),
-    "from_output": Switch(on=False),
-    "quantized_gradient": Switch(on=False, options={"bits": CODE_BITS, "unbiased": (False, True)}),
-}
-
-
-class PolicyError(ValueError):
-    """An option that does not exist, cannot have this value, or conflicts with another one."""
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> str:
@@ -69,7 +46,8 @@ class Policy:
         min_bytes: residuals smaller than this many bytes are kept as they are.
         budget: `activation_memory_budget` of the cut, 0 < budget <= 1: below 1 more is recomputed.
         rules: rules by name: `False` forbids one, `True` or a dict of its own options asks for it,
-            as in `{"quantized_gradient": {"bits": 3}}`. :data:`RULES` has them all.
+            as in `{"quantized_gradient": {"bits": 3}}`; `{"sketch": 0.1}` is short for its ratio.
+            :data:`RULES` has them all.
 
     Raises:
         PolicyError: for a value that is impossible or conflicts with another one, by name.
@@ -94,9 +72,7 @@ class Policy:
             raise PolicyError(
                 f"min_bytes must be a non-negative number of bytes, got {self.min_bytes!r}"
             )
-        is_number = _is_int(self.budget) or isinstance(self.budget, float)
-        if not is_number or not 0 < self.budget <= 1:
-            raise PolicyError(f"budget must be a number in (0, 1], got {self.budget!r}")
+        check_ratio("budget", self.budget)
         self._check_rules()
         self._check_conflicts()
 
@@ -106,13 +82,12 @@ class Policy:
                 "rules must be a dict of rule name to True, False or a dict of the rule's options, "
                 f"got {self.rules!r}"
             )
+        rules = {}
         for name, value in self.rules.items():
             if name not in RULES:
                 raise PolicyError(unknown("rule", str(name), RULES))
-            _check_rule(name, value)
-        object.__setattr__(
-            self, "rules", copy.deepcopy(dict(self.rules))
-        )  # the caller's may change
+            rules[name] = _check_rule(name, value)
+        object.__setattr__(self, "rules", copy.deepcopy(rules))  # the caller's may change
 
     def _check_conflicts(self) -> None:
         exact = self.preset == "exact"
@@ -155,6 +130,13 @@ class Policy:
         given = self.rules.get(rule)
         return given.get(name, default) if isinstance(given, Mapping) else default
 
+    def ratio(self, rule: str, path: str) -> float | None:
+        """Return the ratio that a rule was given for a module, None where it was given none."""
+        ratio, modules = (self.option(rule, name, None) for name in ("ratio", "modules"))
+        if isinstance(modules, Mapping):
+            return next((r for p, r in modules.items() if re.fullmatch(p, path)), ratio)
+        return ratio if modules is None or re.fullmatch(modules, path) else None
+
     def key(self) -> str:
         """Everything that changes the compiled code, in a stable spelling."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -188,20 +170,32 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_rule(name: str, value: object) -> None:
-    if isinstance(value, bool):
-        return
-    options = RULES[name].options
+def _check_rule(name: str, value: Any) -> bool | Mapping[str, Any]:
+    """Return what is asked of a rule, a bare number spelled out."""
+    main, options = RULES[name].main, RULES[name].options
+    if isinstance(value, bool) and not (value and main):
+        return value
+    if main and isinstance(value, RULES[name].bare) and not isinstance(value, bool):
+        value = {main: value}
     if not isinstance(value, Mapping) or not options:
         wanted = "True, False or a dict of its options" if options else "True or False"
+        wanted = f"False, a {main} or a dict of its options" if main else wanted
         raise PolicyError(f"rules[{name!r}] must be {wanted}, got {value!r}")
     for option, choice in value.items():
         if option not in options:
             raise PolicyError(unknown(f"option of rule {name!r}", str(option), options))
         _choice(f"rules[{name!r}][{option!r}]", choice, options[option])
+    if main and main not in value and not isinstance(value.get("modules"), Mapping):
+        raise PolicyError(f"rules[{name!r}] needs a {main}, got {value!r}")
+    return value
 
 
-def _choice(name: str, value: object, allowed: tuple) -> None:
-    if type(value) is not type(allowed[0]) or value not in allowed:
-        listed = ", ".join(map(repr, allowed))
-        raise PolicyError(f"{name} must be one of {listed}, got {value!r}")
+def _choice(name: str, value: object, allowed: tuple | range | Check) -> None:
+    if callable(allowed):
+        return allowed(name, value)
+    if type(value) is type(allowed[0]) and value in allowed:
+        return
+    if isinstance(allowed, range):
+        raise PolicyError(f"{name} must be from {allowed[0]} to {allowed[-1]}, got {value!r}")
+    listed = ", ".join(map(repr, allowed))
+    raise PolicyError(f"{name} must be one of {listed}, got {value!r}")

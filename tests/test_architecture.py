@@ -1,96 +1,14 @@
-"""Who may import whom, held as data, and how long a file may be."""
+"""Who may import whom, as `rooms.py` says, and how long a file may be."""
 
 import ast
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+
+from rooms import EVERYWHERE, ROOMS
 
 ROOT = Path(__file__).parents[1]
 LONGEST = 250
-
-
-@dataclass(frozen=True)
-class Room:
-    """A part of the package: what it may import beside the standard library, and what never."""
-
-    may: tuple[str, ...]
-    never: tuple[str, ...] = ()
-
-
-DECISIONS = ("fxmem.plan", "fxmem.policy")
-PAIR_TOOLS = tuple(
-    f"fxmem.passes.pair.{name}"
-    for name in (
-        *("graphs", "rewrite", "eligible", "sensitivity", "allocate"),
-        *("cones", "products", "curves", "steps"),
-    )
-)
-TOOLS = ("torch", "fxmem.passes.graph", *DECISIONS)
-RULE = Room((*TOOLS, "fxmem.passes.rule", *PAIR_TOOLS, "fxmem.activations", "fxmem.ops"))
-FORWARD_TOOLS = tuple(
-    f"fxmem.passes.forward.{name}"
-    for name in (
-        *("dialect", "effects", "constants", "cones", "known", "activations", "eager", "uses"),
-        *("traced", "emit", "nested", "rule"),
-    )
-)
-FORWARD = (*TOOLS, *FORWARD_TOOLS, "fxmem.activations", "fxmem.ops")
-ENTRANCE = (
-    "torch",
-    "functorch",
-    *("fxmem.passes", "fxmem.ops", *DECISIONS),
-    *("fxmem.backend", "fxmem.partitioner", "fxmem.history", "fxmem.measure"),
-)
-CHAINS = ("fxmem.passes.joint.chains", "fxmem.passes.joint.recomputable")
-MODULES = ("torch", "fxmem.ops", "fxmem.activations", "fxmem.functional")
-PROGRAM = Room(("fxmem", "torch", "numpy", "transformers", "matplotlib", "tqdm"))
-
-# The most exact name counts; "x.*" is whatever in x has no row of its own. A rule's row lets it
-# import no other rule: the registry alone imports them.
-ROOMS = {
-    "fxmem": Room(("fxmem",)),
-    "fxmem.__main__": PROGRAM,
-    "fxmem.demo": PROGRAM,
-    "fxmem.commands": PROGRAM,
-    "fxmem.plan": Room(()),
-    "fxmem.policy": Room(()),
-    "fxmem.compat": Room(("torch",)),
-    "fxmem.history": Room(("torch", *DECISIONS)),
-    "fxmem.measure": Room(("torch", "fxmem.measure")),
-    "fxmem.backend": Room(ENTRANCE),
-    "fxmem.partitioner": Room(ENTRANCE),
-    "fxmem.transform": Room(ENTRANCE),
-    "fxmem.observer": Room((*ENTRANCE, "fxmem.partitioner")),
-    "fxmem.explain": Room((*ENTRANCE, "fxmem.measure", "fxmem.observer")),
-    "fxmem.activations": Room(("sympy", "numpy", "fxmem.activations")),
-    "fxmem.ops": Room(("torch", "fxmem.ops", "fxmem.activations"), never=("torch.fx",)),
-    "fxmem.passes": Room(("fxmem.passes",)),
-    "fxmem.passes.graph": Room(("torch", "fxmem.plan")),
-    "fxmem.passes.registry": Room(("fxmem.passes.pair",)),
-    "fxmem.passes.rule": Room((*TOOLS, *PAIR_TOOLS)),
-    "fxmem.passes.forward": Room(()),
-    "fxmem.passes.forward.asked": Room(("torch", "fxmem.passes.forward", *DECISIONS)),
-    "fxmem.passes.forward.registry": Room(("fxmem.passes.forward",)),
-    "fxmem.passes.forward.rewrite": Room(FORWARD),
-    **{tool: Room((*FORWARD, "numpy")) for tool in FORWARD_TOOLS},
-    "fxmem.passes.forward.*": Room(FORWARD),
-    "fxmem.passes.joint": Room((*RULE.may, "fxmem.passes.joint")),
-    "fxmem.passes.joint.*": RULE,
-    "fxmem.passes.joint.reversible": Room((*RULE.may, *CHAINS)),
-    "fxmem.passes.joint.recomputable": Room((*RULE.may, *CHAINS)),
-    "fxmem.passes.pair": Room((*RULE.may, "fxmem.passes.pair")),
-    "fxmem.passes.pair.*": RULE,
-    **{tool: Room((*TOOLS, *PAIR_TOOLS, "fxmem.ops")) for tool in PAIR_TOOLS},
-    "fxmem.passes.pair.curves": Room((*TOOLS, *PAIR_TOOLS, "numpy")),
-    "fxmem.passes.pair.steps": Room((*PAIR_TOOLS, "fxmem.activations", "numpy")),
-    "fxmem.functional": Room((*MODULES, "sympy", "numpy")),
-    "fxmem.nn": Room((*MODULES, "fxmem.nn", "fxmem.passes.forward", "numpy", "tqdm")),
-    "fxmem.convert": Room((*MODULES, "fxmem.nn")),
-    "fxmem.calibrate": Room((*MODULES, "fxmem.nn", "fxmem.convert")),
-    "fxmem.weights": Room(("torch", "fxmem.ops")),
-}
-EVERYWHERE = ("fxmem.compat",)
 
 STABLE_HEADERS = (
     r"torch/csrc/stable/",

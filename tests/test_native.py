@@ -136,3 +136,13 @@ def test_threads_give_the_same_result():
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("name", native.SCHEMAS)
+def test_the_reference_serves_devices_without_a_kernel(name):
+    # No such device is needed: where there is a kernel of its own, dispatch takes that one first.
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(
+        f"fxmem::{name}", "CompositeExplicitAutograd"
+    )
+    built = torch._C._dispatch_has_kernel_for_dispatch_key(f"fxmem::{name}", "CPU")
+    assert built == ("cpu" in ops.NATIVE)

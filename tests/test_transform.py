@@ -174,13 +174,14 @@ def test_nested_graphs():
 def test_readable():
     code = fxmem.transform(symbolic(Block())).print_readable(print_output=False)
     assert code.count("torch.ops.fxmem.from_output.default(") == 2
-    assert code.count("torch.ops.fxmem.gated.default(gate, value, 'silu', [])") == 1
+    call = "torch.ops.fxmem.gated_linear.default(gate, value, out_weight, out_bias, 'silu', [])"
+    assert code.count(call) == 1
 
 
 def test_metadata_is_kept():
     gm = fxmem.transform(exported(Block(), sample()))
-    (node,) = gm.graph.find_nodes(op="call_function", target=torch.ops.fxmem.gated.default)
-    assert node.meta["val"].shape == (64, 32)
+    (node,) = gm.graph.find_nodes(op="call_function", target=torch.ops.fxmem.gated_linear.default)
+    assert node.meta["val"].shape == (64, 16)
     assert "forward" in node.meta["stack_trace"] and "nn_module_stack" in node.meta
 
 
@@ -188,7 +189,7 @@ def test_report_prints_bits_and_refusals():
     model = nn.Sequential(nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 64), nn.Tanh())
     report = fxmem.report(fxmem.transform(aten(model, torch.randn(64, 64))))
     assert "kept as its output and a branch bit, slope within 1.4e-04: 32 -> 1 bits" in str(report)
-    assert "eager, for activations        0.03 MiB" in str(report)
+    assert "eager, for activations and norms        0.03 MiB" in str(report)
     assert "kept: nothing else keeps its output" in str(report)
     assert [type(entry).__name__ for entry in report.entries] == ["Site", "Refusal"]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fxmem.demo.drawing import COLOURS, MiB, draw_losses, saved_figure
+from fxmem.demo.drawing import COLOURS, draw_losses, saved_figure
 from fxmem.demo.training import Trained
 from fxmem.measure import Table
+from fxmem.measure.text import MiB
 
 
 def draw_depths(path: Path, found: Mapping[int, tuple[Table, Trained]]) -> None:

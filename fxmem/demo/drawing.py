@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fxmem.demo.training import Trained
 from fxmem.measure import Table
+from fxmem.measure.text import MiB
 
-MiB = 2**20
 COLOURS = ("#3b6fb6", "#8a8f98", "#8fb3e0", "#1b8a5a", "#e08a1e", "#c23b4b")
 
 

@@ -16,6 +16,7 @@ from fxmem.functional.signatures import OPTIONS, arguments, signature
 
 from .activation import DropIn
 from .recognition import recognised
+from .twins import plain_twin, plain_twin_of
 
 # How torch.nn spells the parts of a name: "relu" is ReLU, "leakyrelu" LeakyReLU.
 SPELLINGS = {
@@ -69,10 +70,12 @@ def is_activation(module: torch.nn.Module, path: str = "") -> bool:
 
 
 def drop_in(module: torch.nn.Module, **options: Any) -> torch.nn.Module:
-    """The drop-in for an activation, whatever library its module is from, of its settings.
+    """The drop-in for an activation, whatever library it is from, or for a module of torch.nn.
 
     Raises ValueError where there is none, or where it cannot have these options.
     """
+    if plain_twin_of(type(module)) is not None:
+        return plain_twin(module, **options)
     twin = twin_of(type(module))
     if twin is not None:
         own = {name: getattr(module, name) for name in twin.arguments}

@@ -11,6 +11,8 @@ import torch
 from fxmem.functional.coding import Options, check
 
 from .generation import drop_in, twin_of
+from .linear import RandomizedLinear, sketched_twin
+from .twins import plain_twin_of
 
 Module = torch.nn.Module
 Key = type[Module] | str | Callable[[Module, str], bool]
@@ -21,7 +23,9 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 def checked(value: Value) -> Value:
     """A value as it is used, "output" spelled out as options. Raises for what is no value."""
     value = {"keep": value} if isinstance(value, str) else value
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and "sketch" in value:
+        _check_sketch(value)
+    elif isinstance(value, Mapping):
         unknown = value.keys() - set(Options._fields)
         if unknown:
             allowed = ", ".join(Options._fields)
@@ -32,6 +36,14 @@ def checked(value: Value) -> Value:
             f"a rule's value must be options, a type of module or a function; got {value!r}"
         )
     return value
+
+
+def _check_sketch(value: Mapping[str, Any]) -> None:
+    if len(value) > 1:
+        raise ValueError("a sketch is of a linear layer's input: no other option goes with it")
+    asked = value["sketch"]
+    options = asked if isinstance(asked, Mapping) else {"proj_dim_ratio": asked}
+    RandomizedLinear(1, 1, device="meta", **options)
 
 
 def chosen(
@@ -50,7 +62,7 @@ def chosen(
 
 def _fits(key: Key, module: Module, paths: tuple[str, ...]) -> bool:
     if isinstance(key, type):
-        return type(module) in (key, twin_of(key))
+        return type(module) in (key, twin_of(key), plain_twin_of(key))
     if isinstance(key, str):
         return any(re.fullmatch(key, path) for path in paths)
     return any(key(module, path) for path in paths)
@@ -62,6 +74,8 @@ def replacement(value: Value, module: Module) -> Module | str:
         return "it has hooks, which another module would not run"
     if isinstance(value, Mapping):
         try:
+            if "sketch" in value:
+                return sketched_twin(module, value["sketch"])
             return drop_in(module, **value)
         except ValueError as error:
             return str(error)

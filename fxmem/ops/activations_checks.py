@@ -109,3 +109,8 @@ def alike(op: str, name: str, it: torch.Tensor, other: str, reference: torch.Ten
     got = f"{list(it.shape)} of {it.dtype}"
     require(same, op, name, f"of the shape and dtype of {other}", got)
     require(it.device == reference.device, op, name, f"on the device of {other}", it.device)
+
+
+def matrix(op: str, name: str, it: torch.Tensor) -> None:
+    """Refuse a tensor that does not have two dimensions."""
+    require(it.dim() == 2, op, name, "a matrix", list(it.shape))

@@ -35,6 +35,10 @@ SCHEMAS = {
     "gated": "(Tensor gate, Tensor up, str function, float[] parameters) -> Tensor",
     "gated_backward": "(Tensor grad, Tensor gate, Tensor up, str function, float[] parameters) -> "
     "(Tensor gate_grad, Tensor up_grad)",
+    "sketch": "(Tensor x, str kind, SymInt rows, Tensor seed) -> Tensor",
+    "xnor_mm": "(Tensor a, Tensor b, SymInt n) -> Tensor",
+    "absmax": "(Tensor x, Tensor? factor, bool by_column, int levels) -> (Tensor codes, "
+    "Tensor scale)",
 }
 
 DIRECTORY = Path(__file__).parents[1] / "lib"
@@ -107,10 +111,51 @@ def define(
     """
     if not _cpu:
         _library.define(name + SCHEMAS[name])
-        _library.impl(name, reference, "CompositeExplicitAutograd")
-    elif torch.version.cuda is not None and not _cuda:
-        _library.impl(name, reference, "CUDA")
+    _library.impl(name, reference, "CompositeExplicitAutograd")
+    return _completed(name, fake, derivative or underivable(name))
+
+
+def compose(
+    name: str,
+    schema: str,
+    *,
+    kernel: Callable,
+    derivative: Derivative,
+    fake: Callable | None = None,
+    autocast: Callable | None = None,
+) -> torch._ops.OpOverload:
+    """Make operator `fxmem::name` of other operators, whose fake kernels serve for its own.
+
+    No native library has it. `fake` stands for those where they would take long. Where autocast is
+    on, `autocast(device, *args)` gives the arguments.
+    """
+    _library.define(name + schema)
+    _library.impl(name, kernel, "CompositeExplicitAutograd")
+    operator = _completed(name, fake or kernel, derivative)
+    for device in ("cpu", "cuda") if autocast else ():
+        _library.impl(name, _autocast(operator, device, autocast), f"Autocast{device.upper()}")
+    return operator
+
+
+def composite(name: str, schema: str, function: Callable) -> torch._ops.OpOverload:
+    """Make operator `fxmem::name` a name for calls of others, which alone are differentiated."""
+    _library.define(name + schema)
+    _library.impl(name, function, "CompositeImplicitAutograd")
+    return getattr(torch.ops.fxmem, name).default
+
+
+def _completed(name: str, fake: Callable, derivative: Derivative) -> torch._ops.OpOverload:
     torch.library.register_fake(f"fxmem::{name}", fake, lib=_library)
-    backward, setup = derivative or underivable(name)
+    backward, setup = derivative
     torch.library.register_autograd(f"fxmem::{name}", backward, setup_context=setup, lib=_library)
     return getattr(torch.ops.fxmem, name).default
+
+
+def _autocast(operator: torch._ops.OpOverload, device: str, cast: Callable) -> Callable:
+    key = getattr(torch._C.DispatchKey, f"Autocast{device.upper()}")
+
+    def kernel(*args):
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
+            return operator(*cast(device, *args))
+
+    return kernel

@@ -69,17 +69,22 @@ def dither(seed: int, index: torch.Tensor) -> torch.Tensor:
 
     They are the middles of 2^16 intervals. Elements 16 apart in a block of 32 share one hash.
     """
+    position = index & 0xFFFFFFFF
+    bits = draw(seed, index - position + ((position >> 5 << 4) | (position & 15)))
+    half = torch.where(index & 16 != 0, bits >> 16, bits) & 0xFFFF
+    return half.float() * 2.0**-16 - (0.5 - 2.0**-17)
+
+
+def draw(seed: int, index: torch.Tensor) -> torch.Tensor:
+    """The numbers at these places of the seed's random stream: 32 bits each, as int64."""
     seed &= 2**64 - 1
     low, high = seed & 0xFFFFFFFF ^ _mix(index >> 32), seed >> 32
     key = _mix(_mix(low ^ 0x9E3779B9) + high & 0xFFFFFFFF)
     second = _mix(_mix(high ^ 0x85EBCA6B) + low & 0xFFFFFFFF)
-    position = index & 0xFFFFFFFF
-    h = ((position >> 5 << 4) | (position & 15)) ^ key
+    h = index & 0xFFFFFFFF ^ key
     h = (h ^ (h >> 16)) * 0x7FEB352D & 0xFFFFFFFF
     h = ((h ^ (h >> 15)) + second) * 0x846CA68B & 0xFFFFFFFF
-    h ^= h >> 16
-    half = torch.where(index & 16 != 0, h >> 16, h) & 0xFFFF
-    return half.float() * 2.0**-16 - (0.5 - 2.0**-17)
+    return h ^ (h >> 16)
 
 
 def is_stream(bits: int) -> bool:

@@ -1,11 +1,14 @@
 """The ordered registry of rules on kept storages: one line a rule.
 
 A few-bit code comes first, for it also makes masks needless that are made of the same value. Masks
-are exact and take only bools, which encoding would not.
+and places are exact and take only bools and integers, which encoding would not. What is left of
+sketches is said last.
 """
 
 from fxmem.passes.pair.encode import Encode
 from fxmem.passes.pair.few_bit import FewBit
 from fxmem.passes.pair.masks import Masks
+from fxmem.passes.pair.pool_places import PoolPlaces
+from fxmem.passes.pair.sketched import Sketched
 
-RULES = (FewBit(), Masks(), Encode())
+RULES = (FewBit(), Masks(), PoolPlaces(), Encode(), Sketched())

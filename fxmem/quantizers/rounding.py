@@ -23,12 +23,12 @@ def largest(x: torch.Tensor, keep: int | None = None) -> torch.Tensor:
 
 
 def power_of_two(exponent: torch.Tensor) -> torch.Tensor:
-    """2^exponent for whole numbers, float32; clamped to float32's normal numbers.
+    """2^exponent for whole numbers, float32; clamped to float32's normal numbers, NaN for NaN.
 
     Made of bits: no library's exp2 or pow need be exact.
     """
     biased = exponent.clamp(LOWEST, HIGHEST).to(torch.int32) + 127
-    return (biased << 23).view(torch.float32)
+    return torch.where(exponent.isnan(), math.nan, (biased << 23).view(torch.float32))
 
 
 def magnitude(x: torch.Tensor) -> torch.Tensor:

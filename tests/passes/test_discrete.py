@@ -61,14 +61,15 @@ return [mm_5, add]""",
 class Frozen(nn.Module):
     """Its second product asks for no gradient of the weight, so its input is not needed."""
 
-    def __init__(self):
+    def __init__(self, act=F.leaky_relu):
         super().__init__()
+        self.act = act
         self.inner = nn.Linear(64, 64)
         self.outer = nn.Linear(64, 64)
         self.outer.weight.requires_grad_(False)
 
     def forward(self, x):
-        return self.outer(F.leaky_relu(self.inner(x)))
+        return self.outer(self.act(self.inner(x)))
 
 
 def test_frozen_consumer_keeps_the_bits_alone():
@@ -152,3 +153,14 @@ def test_float_that_no_code_touches_needs_no_hoisting():
 
     g = partitioned(returned, leaf(8, 64), leaf(64, 64), policy=LOSSY)
     assert g.plan.notes == ()
+
+
+@pytest.mark.parametrize("few_bit", [True, False])
+def test_a_note_is_made_of_what_is_kept_alone(few_bit):
+    # A code of elu's derivative serves for the comparison too, which is then not evaluated at all.
+    model = Frozen(F.elu)
+    policy = {"preset": "compact", "min_bytes": 0, "rules": {"few_bit": few_bit}}
+    g = partitioned(model, leaf(8, 64), policy=policy)
+    assert g.forward.ops["fxmem.pack"] == (0 if few_bit else 1)
+    notes = ("le: evaluated in the forward and kept, not recomputed",)
+    assert g.plan.notes == (() if few_bit else notes)

@@ -71,9 +71,10 @@ return down""",
 x
 gate = gate(x)
 up = up(x)
-gated_default = fxmem.gated.default(gate, up, silu, [])
-down = down(gated_default)
-return down""",
+down_weight = down.weight()
+down_bias = down.bias()
+gated_linear_default = fxmem.gated_linear.default(gate, up, down_weight, down_bias, silu, [])
+return gated_linear_default""",
         )
 
     def test_gated_commuted(self):

@@ -49,10 +49,8 @@ def loss(model):
 
 
 # Published for activations from the output: BERT 23.1 %, Mistral with GELU in SiLU's place 15.7 %.
-# 3.5 of the 22.5 hidden widths that a layer of Mistral keeps here are 15.5 %, all that there is.
-@pytest.mark.parametrize(
-    "make, transform, least", [(bert, dynamo, 0.231), (mistral, blocks, 0.155)]
-)
+# Of the 22.5 hidden widths that a layer of Mistral keeps here, 7 go: the SiLU, and the product.
+@pytest.mark.parametrize("make, transform, least", [(bert, dynamo, 0.231), (mistral, blocks, 0.31)])
 def test_saving(make, transform, least):
     plain = kept_by_a_layer(make, lambda model: model)
     assert 1 - kept_by_a_layer(make, transform) / plain > least

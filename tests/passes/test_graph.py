@@ -118,6 +118,14 @@ def test_from_tangents():
     assert not {"cos", "mm"} & tainted
 
 
+def test_a_kept_value_whose_name_speaks_of_tangents_is_no_gradient():
+    graph = torch.fx.Graph()
+    kept, gradient = graph.placeholder("my_cotangents_default"), graph.placeholder("tangents_1")
+    other = graph.call_function(torch.sin, (kept,))
+    product = graph.call_function(torch.mul, (kept, gradient))
+    assert from_tangents(graph) == {gradient, product} and other in graph.nodes
+
+
 class Outer(nn.Module):
     def __init__(self):
         super().__init__()

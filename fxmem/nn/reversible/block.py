@@ -40,13 +40,14 @@ class Block:
         summed before they meet the stream's own, in the same order whatever is kept.
         """
         inside = self._inside(instead)
+        sent = dict(inside)
         args = (source.view_as(source), *args)
         if not inside:
             f = self.function(*args, **kwargs)
         else:
             f = torch.func.functional_call(self.function, inside, args, kwargs)
         if instead is None:
-            self._bring_home(inside)
+            self._bring_home(sent, inside)
         checks.check_output(self.label, f)
         return f
 
@@ -57,13 +58,14 @@ class Block:
         own = {**dict(self.function.named_parameters()), **dict(self.function.named_buffers())}
         return {name: t.to(self.device) for name, t in {**own, **inside}.items()}
 
-    def _bring_home(self, inside: dict[str, Tensor]) -> None:
-        """Copy back what the call changed in buffers that it had on another device."""
+    def _bring_home(self, sent: dict[str, Tensor], inside: dict[str, Tensor]) -> None:
+        """Copy back what the call changed, or replaced, of buffers that it had elsewhere."""
         if not inside:
             return
         silent = running_statistics(self.function)
         for name, buffer in self.function.named_buffers():
             moved = inside[name]
-            touched = moved.is_inference() or moved._version or name in silent
+            replaced = moved is not sent[name]
+            touched = replaced or moved.is_inference() or moved._version or name in silent
             if moved is not buffer and touched:
                 buffer.copy_(moved)

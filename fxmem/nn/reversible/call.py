@@ -36,7 +36,7 @@ class Call:
 
     def __post_init__(self) -> None:
         self.trained = [p for p in self.parameters.values() if p.requires_grad]
-        self.versions = [p._version for p in self.trained]
+        self.versions = [p._version for p in self.parameters.values()]
 
     def first(self, source: Tensor, tensors: list[Tensor]) -> Tensor:
         """Call the block, and note what a second call must find."""
@@ -66,14 +66,16 @@ class Call:
 
     def examine(self, a: Tensor, source: Tensor, tensors: list[Tensor], f: Tensor) -> None:
         """Once a step: the coupling inverts, and no gradient goes past the step's own inputs."""
-        step, arithmetic = self.step, self.tape.arithmetic
+        step = self.step
         outputs = step.joined(a, source, f)
         checks.check_captured(step.label, outputs, (a, source, *tensors, *self.trained))
-        if not self.tape.keeps_inputs:
-            before = self.tape.state_for(a.detach(), source.detach())
-            after = arithmetic.step(before, step.coupling, f.detach())
-            checks.check_inverse(step.label, arithmetic, step.coupling, before, after, f.detach())
-        step._checked = True
+        step._checked = self.tape.keeps_inputs or self._inverts(a, source, f)
+
+    def _inverts(self, a: Tensor, source: Tensor, f: Tensor) -> bool:
+        arithmetic, coupling, f = self.tape.arithmetic, self.step.coupling, f.detach()
+        before = self.tape.state_for(a.detach(), source.detach())
+        after = arithmetic.step(before, coupling, f)
+        return checks.check_inverse(self.step.label, arithmetic, coupling, before, after, f)
 
 
 def layout(x: Tensor) -> Layout:

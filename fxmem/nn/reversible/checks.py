@@ -101,23 +101,30 @@ def refuse_second_order() -> None:
 @torch.no_grad()
 def check_inverse(
     label: str, arithmetic: Arithmetic, coupling: Coupling, before: Any, after: Any, f: Tensor
-) -> None:
-    """Raise ValueError where a step cannot be undone: off by more than half of the digits."""
+) -> bool:
+    """Raise ValueError where a step cannot be undone: off by more than half of the digits.
+
+    Return whether these streams can tell: empty ones, zeros and what is not finite cannot.
+    """
     back = arithmetic.back(after, coupling, arithmetic.source(after, coupling), f)
     streams, undone = arithmetic.values(before), arithmetic.values(back)
-    largest = max(float(x.abs().max()) for x in (*streams, *arithmetic.values(after)) if x.numel())
-    error = max(_distance(x, y) for x, y in zip(streams, undone, strict=True)) / (largest or 1.0)
+    largest = _largest(*streams, *arithmetic.values(after))
+    if not 0 < largest < float("inf"):
+        return False
+    error = _largest(*(x - y for x, y in zip(streams, undone, strict=True))) / largest
     allowed = torch.finfo(streams[0].dtype).eps ** 0.5
     if not error <= allowed:
         raise ValueError(
             f"{label}: {coupling} does not invert: on this batch its inverse is off by {error:.2g} "
             f"of the largest value, and rounding explains {allowed:.2g} at most"
         )
+    return True
 
 
-def _distance(x: Tensor, y: Tensor) -> float:
-    distance = (x - y).abs().max() if x.numel() else x.new_zeros(())
-    return float(distance)
+def _largest(*tensors: Tensor) -> float:
+    """Return the largest magnitude; NaN where there is one."""
+    found = [float(x.abs().max()) for x in tensors if x.numel()]
+    return float(torch.tensor(found or [0.0], dtype=torch.float64).amax())
 
 
 def check_captured(label: str, outputs: Iterable[Tensor], known: Iterable[Tensor]) -> None:

@@ -8,7 +8,7 @@ from .arithmetic import Arithmetic
 from .compensated import Compensated
 from .couplings import AdditiveCoupling, Bijection, Coupling, MomentumCoupling
 from .fixed import Fixed
-from .fixed_momentum import Information
+from .fixed_momentum import FixedMomentum
 
 
 def chosen(
@@ -38,7 +38,7 @@ def chosen(
     gamma = _gamma(couplings, exact)
     if compensate is not None:
         return Compensated(compensate, 1.0 if gamma is None else 1 / gamma)
-    return Fixed(headroom) if gamma is None else Information(gamma, headroom)
+    return Fixed(headroom) if gamma is None else FixedMomentum(gamma, headroom)
 
 
 def _gamma(couplings: Sequence[Coupling], exact: bool) -> float | None:

@@ -41,7 +41,7 @@ def ulp(x: Tensor, dtype: torch.dtype) -> Tensor:
     return power.clamp(min=torch.finfo(dtype).tiny) * torch.finfo(dtype).eps
 
 
-def unit(y: Tensor, back: Tensor, gain: float, bits: int, dtype: torch.dtype):
+def unit(y: Tensor, back: Tensor, gain: float, bits: int, dtype: torch.dtype) -> Tensor:
     """Return what a correction counts: 2^-bits of an ulp of y, times what undoing y multiplies it.
 
     `back` is what the plain inverse gives. Where it is the larger, its own spacing says enough.
@@ -50,14 +50,14 @@ def unit(y: Tensor, back: Tensor, gain: float, bits: int, dtype: torch.dtype):
     return torch.maximum(ulp(y, dtype) * gain, ulp(back, dtype)) * (span * 2.0**-bits)
 
 
-def correction(exact: Tensor, back: Tensor, unit: Tensor, bits: int):
+def correction(exact: Tensor, back: Tensor, unit: Tensor, bits: int) -> Tensor:
     """Return what `back` misses of `exact` as a code of `bits` bits, packed."""
     half = 2 ** (bits - 1)
     code = ((exact.to(back.dtype) - back) / unit).floor().nan_to_num(nan=0.0) + half
     return pack(code.clamp(0, 2 * half - 1).to(torch.uint8), bits)
 
 
-def corrected(back: Tensor, unit: Tensor, code: Tensor, bits: int):
+def corrected(back: Tensor, unit: Tensor, code: Tensor, bits: int) -> Tensor:
     """Return `back` and what the code says that it misses: the middle of the code's interval."""
     steps = unpack(code, back.size(), memory_stride(back), bits, torch.uint8).to(back.dtype)
     return back + (steps - (2 ** (bits - 1) - 0.5)) * unit
@@ -145,7 +145,9 @@ class Compensated(Arithmetic):
             return plain, None
         return plain, unit(b, plain, 1.0, self.bits, state.a.dtype)
 
-    def _first(self, state, coupling, source, f) -> Streams:
+    def _first(
+        self, state: CompensatedStreams, coupling: Coupling, source: Tensor, f: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the first stream before the step by plain arithmetic, and its unit."""
         a, b = state.a.to(source.dtype), state.b.to(source.dtype)
         plain, _ = coupling.inverse(a, b, source, f)

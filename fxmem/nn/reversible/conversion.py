@@ -81,6 +81,7 @@ def to_momentum(
 
     Raises:
         ValueError: where there are no such layers, one is in two chains, or options do not fit.
+            What the model itself raises for `check` comes through, and leaves it as it was.
     """
     memory = memory_of(memory, None)
     coupling = momentum_coupling(gamma, memory)
@@ -139,7 +140,12 @@ def _attached(model: Module, stacks: list[Stack], inputs: Any) -> float | None:
     before = None if inputs is None else _outputs(model, inputs)
     for stack in stacks:
         stack.attach()
-    return None if before is None else _distance(before, _outputs(model, inputs))
+    try:
+        return None if before is None else _distance(before, _outputs(model, inputs))
+    except Exception:
+        for stack in stacks:
+            stack.detach()
+        raise
 
 
 @torch.no_grad()

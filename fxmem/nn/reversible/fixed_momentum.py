@@ -46,7 +46,7 @@ class MomentumStreams(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Information(Arithmetic):
+class FixedMomentum(Arithmetic):
     """Fixed-point streams for momentum: log2(1 / gamma) bits an element a layer, in any number.
 
     `gamma` counts as the nearest fraction with a denominator up to 1024, above 0 and at most 1

@@ -37,10 +37,9 @@ def memory_efficient_intermediates(
     """
     stored: dict[Any, tuple[StorageWeakRef, weakref.ref[_Stored]]] = {}
 
-    def pack(tensor: Tensor) -> Tensor | _Stored:
+    def pack(tensor: Tensor) -> _Stored:
         if not tensor_filter(tensor) or _is_parameter(tensor):
-            # The tensor itself could be an output, and hold the node that holds it.
-            return tensor.detach()
+            return _Stored(tensor, None, None)
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor._version)
         alive, known = stored.get(key, (None, None))
         # An address says nothing once what was there has been freed.
@@ -50,18 +49,30 @@ def memory_efficient_intermediates(
             stored[key] = StorageWeakRef(tensor.untyped_storage()), weakref.ref(found)
         return found
 
-    return saved_tensors_hooks(pack, _unpacked)
+    return saved_tensors_hooks(pack, _Stored.tensor)
 
 
 class _Stored:
-    """A copy of a tensor, and where and what the tensor was."""
+    """A copy of a tensor, or itself where nothing is to change; and where and what it was."""
 
     def __init__(
         self, tensor: Tensor, dtype: torch.dtype | None, device: torch.device | str | None
     ) -> None:
         self.dtype, self.device = tensor.dtype, tensor.device
+        # Without its past: the tensor could be an output, and hold the node that holds it.
         small = tensor.detach().to(dtype or tensor.dtype)
         self.copy = _moved(small, torch.device(device or tensor.device))
+        # Autograd compares no versions where there are hooks.
+        self.version = self.copy._version
+
+    def tensor(self) -> Tensor:
+        """Return the tensor as it was saved."""
+        if self.copy._version != self.version:
+            raise RuntimeError(
+                f"a tensor of shape {list(self.copy.shape)} that the backward needs was changed by "
+                "an in-place operation after memory_efficient_intermediates had seen it"
+            )
+        return self.copy.to(self.device, non_blocking=True).to(self.dtype)
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
@@ -69,12 +80,6 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
         return tensor.to(device)
     pinned = torch.empty_like(tensor, device=device, pin_memory=True)
     return pinned.copy_(tensor, non_blocking=True)
-
-
-def _unpacked(held: Tensor | _Stored) -> Tensor:
-    if isinstance(held, Tensor):
-        return held
-    return held.copy.to(held.device, non_blocking=True).to(held.dtype)
 
 
 def _is_parameter(tensor: Tensor) -> bool:

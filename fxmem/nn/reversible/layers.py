@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from .stack import Call
+from .stack import ChainedForward
 
 Module = torch.nn.Module
 Layers = dict[str, list[tuple[str, Module]]]
@@ -66,8 +66,11 @@ def _listed(model: Module, path: str) -> list[tuple[str, Module]]:
 def _check(path: str, layers: list[tuple[str, Module]]) -> None:
     if not layers:
         raise ValueError(f"{path} has no layers left to convert")
-    if any(isinstance(layer.__dict__.get("forward"), Call) for _, layer in layers):
+    if any(isinstance(layer.__dict__.get("forward"), ChainedForward) for _, layer in layers):
         raise ValueError(f"layers of {path} are in a reversible chain already")
+    for label, layer in layers:
+        if "forward" in layer.__dict__:
+            raise ValueError(f"{label} has a forward of its own, set on it: that would be lost")
     if len({layer for _, layer in layers}) < len(layers):
         raise ValueError(
             f"{path} holds one layer several times: a layer has one place in a chain; use copies, "

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from .couplings import Coupling, MomentumCoupling, Streams
+from .fused import FusedOptimizers
 from .residual import residual_to_plain
 from .sequential import ReversibleSequential
-from .tape import Tape
 
 Tensor = torch.Tensor
 
@@ -115,20 +115,18 @@ class MomentumNet(ReversibleSequential):
             compensate=compensate,
             headroom=headroom,
             target_device=target_device,
-            fused_optimizer=fused_optimizer,
         )
         self.gamma, self.init_speed, self.is_residual = gamma, init_speed, is_residual
         self.init_function = init_function
+        self.fused = fused_optimizer and FusedOptimizers(self, fused_optimizer)
 
     def forward(self, inp: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the last x, of the input's shape; `args` and `kwargs` go to every function."""
-        ends, tape = Position(), Tape(self.arithmetic, self.memory)
-        at_rest, x = ends.split(inp)
-        v = self.init_function(x).to(x.dtype) if self.init_speed else at_rest
-        a, b = tape.open(v, x)
-        for step in self.steps:
-            a, b = step(tape, a, b, args, kwargs)
-        return tape.close(ends, a, b)
+        ends = Position()
+        v, x = ends.split(inp)
+        if self.init_speed:
+            v = self.init_function(x).to(x.dtype)
+        return self._through(ends, (v, x), [(args, kwargs)] * len(self))
 
     @property
     def functions(self) -> list[Any]:

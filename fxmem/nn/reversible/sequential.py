@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from .choice import chosen
-from .ends import Halves, Twice
+from .couplings import Streams
+from .ends import Ends, Halves, Twice
 from .fused import FusedOptimizers
 from .options import couplings_of, memory_of
 from .step import Step
@@ -96,13 +97,21 @@ class ReversibleSequential(torch.nn.Module):
             args, kwargs: go to every block, after its stream. Gradients reach tensors among them.
             layerwise_args_kwargs: for each block its own (args, kwargs), after the others.
         """
+        ends = Twice() if self.split_dim is None else Halves(self.split_dim)
+        each = [
+            ((*args, *own), {**kwargs, **named})
+            for own, named in self._layers(layerwise_args_kwargs)
+        ]
+        return self._through(ends, ends.split(inp), each)
+
+    def _through(self, ends: Ends, streams: Streams, each: Sequence[tuple[tuple, dict]]) -> Tensor:
+        """Return what the chain makes of two streams; `each` is what goes to each block."""
         if self.fused:
             self.fused.check(self)
-        ends = Twice() if self.split_dim is None else Halves(self.split_dim)
         tape = Tape(self.arithmetic, self.memory)
-        a, b = tape.open(*ends.split(inp))
-        for step, (own, named) in zip(self.steps, self._layers(layerwise_args_kwargs), strict=True):
-            a, b = step(tape, a, b, (*args, *own), {**kwargs, **named})
+        a, b = tape.open(*streams)
+        for step, (args, kwargs) in zip(self.steps, each, strict=True):
+            a, b = step(tape, a, b, args, kwargs)
         return tape.close(ends, a, b)
 
     def _layers(self, given: Layerwise | None) -> Iterable[tuple[Sequence[Any], dict[str, Any]]]:

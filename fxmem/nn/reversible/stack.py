@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from . import checks
 from .arithmetic import Arithmetic
 from .couplings import Coupling
 from .ends import Ends
@@ -52,6 +53,7 @@ class Branch(torch.nn.Module):
         if isinstance(out, tuple):
             out, *rest = out
             self.rest = tuple(self._noted(item, args, kwargs) for item in rest)
+        checks.check_output(self.label, out)
         if out.shape != x.shape:
             raise ValueError(
                 f"{self.label} gave shape {list(out.shape)} for an input of {list(x.shape)}: in a "
@@ -101,7 +103,12 @@ class Stack:
     def attach(self) -> None:
         """Let the layers' calls go through the chain."""
         for index, step in enumerate(self.steps):
-            step.block.layer.forward = Call(self, index)
+            step.block.layer.forward = ChainedForward(self, index)
+
+    def detach(self) -> None:
+        """Let the layers' calls be their own again."""
+        for step in self.steps:
+            del step.block.layer.forward
 
     def call(self, index: int, hidden: Tensor, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Take one step; the last ends the chain."""
@@ -115,7 +122,7 @@ class Stack:
         return _completed(out, step.block.rest, args, kwargs)
 
     def _begun(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        self.tape = Tape(self.arithmetic, self.memory)
+        self.tape, self.held = Tape(self.arithmetic, self.memory), None
         return self.tape.open(*self.ends.split(hidden))
 
     def _resumed(self, step: Step, index: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,7 +161,7 @@ def _version(x: Tensor) -> int:
     return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
 
 
-class Call:
+class ChainedForward:
     """What stands for a layer's forward: its place in a chain."""
 
     def __init__(self, stack: Stack, index: int) -> None:

@@ -107,7 +107,9 @@ class StepFunction(torch.autograd.Function):
             if not step._checked:
                 call.examine(first, source, tensors, f)
         f = f.detach()
-        tape.state = step.done(tape, a, b, f)
+        # Without their past: a state that leads to this node, which holds the tape, would never be
+        # freed if a later block raises.
+        tape.state = step.done(tape, a.detach(), b.detach(), f)
         after = tape.arithmetic.values(tape.state)
         checks.check_shapes(step.label, step.coupling, (a, b), f, after)
         ctx.save_for_backward(*own, *((a, b) if tape.keeps_inputs else ()))
@@ -117,7 +119,7 @@ class StepFunction(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         checks.refuse_second_order()
         call, needs = ctx.call, ctx.needs_input_grad[1:]
-        checks.check_unchanged(call.step.label, call.trained, call.versions)
+        checks.check_unchanged(call.step.label, call.parameters.values(), call.versions)
         own = ctx.saved_tensors[: len(call.where)]
         tensors = _leaves(own, needs[2:])
         with call.surroundings.again():

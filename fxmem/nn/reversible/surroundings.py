@@ -1,7 +1,8 @@
 """What a block reads beside its arguments, and how it is called again as if nothing had happened.
 
-Random generators, autocast and buffers are noted before the first call. The second call draws the
-same numbers, computes in the same dtypes, and sees, and updates, copies of the buffers.
+Random generators, autocast, buffers and modes are noted before the first call. The second call
+draws the same numbers, computes in the same dtypes and modes (training, evaluation), and sees, and
+updates, copies of the buffers.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Surroundings:
 
     def __init__(self, block: Any, devices: Iterable[Device]) -> None:
         self._block = block
+        self._modes = [(module, module.training) for module in _modules(block)]
         self._random = {device: _random_state(device) for device in devices}
         self._autocast = [
             (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
@@ -67,14 +69,17 @@ class Surroundings:
 
     @contextlib.contextmanager
     def again(self) -> Iterator[None]:
-        """Draw and compute as in the first call; the generators go on where they are now."""
+        """Draw and compute as in the first call; generators and modes are then as they are now."""
         current = {device: _random_state(device) for device in self._random}
+        modes = [(module, module.training) for module, _ in self._modes]
         try:
             _set_random(self._random)
+            _set_modes(self._modes)
             with self.autocast():
                 yield
         finally:
             _set_random(current)
+            _set_modes(modes)
 
 
 def unhooked() -> contextlib.AbstractContextManager[Any]:
@@ -114,6 +119,16 @@ def _set_random(states: dict[Device, Tensor]) -> None:
             torch.set_rng_state(state)
         else:
             torch.get_device_module(device).set_rng_state(state, device)
+
+
+def _modules(block: Any) -> list[torch.nn.Module]:
+    return [m for _, m in block.named_modules()] if isinstance(block, torch.nn.Module) else []
+
+
+def _set_modes(modes: list[tuple[torch.nn.Module, bool]]) -> None:
+    for module, training in modes:
+        if module.training != training:
+            module.training = training
 
 
 def _buffers(block: Any) -> dict[str, Tensor]:

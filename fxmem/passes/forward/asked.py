@@ -1,4 +1,4 @@
-"""The rules that a user asks for by name, on a graph that is about to be compiled."""
+"""What is rewritten in a graph that is about to be compiled: losses, and what is asked for."""
 
 from __future__ import annotations
 
@@ -6,24 +6,38 @@ from collections import Counter
 
 from torch import fx
 
+from fxmem.passes.forward import chunked_loss, integer
+from fxmem.passes.forward.norms import NAME, noted
 from fxmem.passes.forward.registry import RULES
 from fxmem.passes.forward.rewrite import rewrite
-from fxmem.plan import Site
+from fxmem.plan import Refusal, Site
 from fxmem.policy import Policy
 
 
 def rewrite_asked(gm: fx.GraphModule, policy: Policy) -> tuple[str, ...]:
-    """Rewrite a graph by the rules that `policy` asks for.
+    """Rewrite a graph's losses, and its activations by the rules that `policy` asks for.
 
-    Returns: in a sentence each what became of its activations, beside what eager keeps for them.
+    Returns: in a sentence each what became of them, beside what eager keeps for them.
     What a compiler's cut would have kept is another matter: `fxmem.explain` has that.
     """
     rules = [rule for rule in RULES if policy.allows(rule.name)]
-    if not rules:
-        return ()
-    entries = [entry for plan in rewrite(gm, rules, policy) for entry in plan.entries]
+    notes = tuple(noted(gm)) if policy.asks(NAME) else ()
+    layers = integer.rewrite_layers(gm, policy) if policy.asks(integer.NAME) else []
+    notes += tuple(note for plan in layers for note in plan.notes)
+    entries = [entry for plan in layers for entry in plan.entries] + _losses(gm, policy)
+    # To look for activations takes time.
+    plans = rewrite(gm, rules, policy) if rules else []
+    entries += [entry for plan in plans for entry in plan.entries]
     counts = Counter(
         f"{e.residual.op}: {f'{e.rule}, ' if isinstance(e, Site) else ''}{e.action}"
         for e in entries
     )
-    return tuple(f"{count} x {sentence}" for sentence, count in counts.items())
+    return (*notes, *(f"{count} x {sentence}" for sentence, count in counts.items()))
+
+
+def _losses(gm: fx.GraphModule, policy: Policy) -> list[Site | Refusal]:
+    """Rewrite the losses; return those worth a word."""
+    if not policy.allows(chunked_loss.NAME):
+        return []
+    entries = [e for plan in chunked_loss.rewrite_losses(gm, policy) for e in plan.entries]
+    return [entry for entry in entries if entry.residual.nbytes >= policy.min_bytes]

@@ -16,18 +16,16 @@ from fxmem import ops
 from fxmem.passes.graph import ancestors, nbytes, op_name, tensor
 from fxmem.passes.pair.eligible import why_exact, why_shared
 from fxmem.passes.pair.graphs import Pair, Storage
+from fxmem.plan import Plan
 from fxmem.policy import Policy
 
 # Floats that jump: the derivative of |x| is one.
 STEPS = {f"aten.{op}" for op in ("sign", "sgn", "round", "floor", "ceil", "trunc")}
+MOVED = "fxmem_moved"  # in a kept node's meta: what was moved, in a sentence
 
 
-def hoist_discrete(pair: Pair, policy: Policy) -> list[str]:
-    """Move discrete functions of kept floats from the backward to the forward, where it pays.
-
-    Returns: one sentence for each function moved.
-    """
-    notes = []
+def hoist_discrete(pair: Pair, policy: Policy) -> None:
+    """Move discrete functions of kept floats from the backward to the forward, where it pays."""
     floats = _kept_floats(pair)
     # From the last to the first: what is made of a result that is kept needs no second one.
     for node in reversed(_discrete_nodes(pair)):
@@ -36,12 +34,22 @@ def hoist_discrete(pair: Pair, policy: Policy) -> list[str]:
         sources = [n for n in ancestors([node], floats.__contains__) if n in floats]
         lossy = policy.lossy and any(why_exact(pair, floats[n], policy) is None for n in sources)
         if sources and (lossy or _frees(pair, node, floats, policy)):
-            notes.append(f"{node.name}: evaluated in the forward and kept, not recomputed")
-            node.replace_all_uses_with(pair.keep(_in_forward(pair, node)))
+            result = _in_forward(pair, node)
+            node.replace_all_uses_with(pair.keep(result))
+            result.meta[MOVED] = f"{node.name}: evaluated in the forward and kept, not recomputed"
             pair.backward.graph.erase_node(node)
-    if notes:
+    if any(MOVED in node.meta for node in pair.saved):
         pair.prune()
-    return notes
+
+
+def moved(pair: Pair, plan: Plan) -> list[str]:
+    """Return a sentence for each function that was moved and that a plan, not yet applied, keeps.
+
+    A code may serve in its place: then it is neither kept nor evaluated.
+    """
+    entries = zip(pair.storages(), plan.entries, strict=True)
+    views = [view for storage, entry in entries if entry.nbytes for view in storage.views]
+    return [view.meta[MOVED] for view in views if MOVED in view.meta]
 
 
 def _kept_floats(pair: Pair) -> dict[fx.Node, Storage]:

@@ -9,6 +9,7 @@ from torch import fx
 
 from fxmem.passes.graph import EXACT, leaves_region, nbytes, numel, op_name, owner, tensor
 from fxmem.passes.pair.graphs import Pair, Storage
+from fxmem.passes.pair.rewrite import is_dense
 from fxmem.policy import Policy
 
 LOSSY_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -45,6 +46,21 @@ def why_shared(pair: Pair, storage: Storage) -> str | None:
     if is_region_output(storage.owner):
         return "a higher-order operator makes it, and its outputs may share memory"
     return None
+
+
+def why_unpacked(pair: Pair, storage: Storage, policy: Policy) -> str | None:
+    """Return why a storage of few-bit integers cannot be kept as a stream of their bits."""
+    return (
+        why_shared(pair, storage)
+        or ("its size is not known when compiling" if numel(storage.owner) is None else None)
+        or (None if pair.knows_sizes(storage) else "a size of it is not known in the backward")
+        or (
+            f"smaller than min_bytes={policy.min_bytes}"
+            if storage.nbytes < policy.min_bytes
+            else None
+        )
+        or (None if is_dense(tensor(storage.owner)) else "it has gaps in memory")
+    )
 
 
 def _why_by_origin(pair: Pair, node: fx.Node) -> str | None:

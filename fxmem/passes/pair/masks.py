@@ -9,9 +9,9 @@ from torch import fx
 
 from fxmem import ops
 from fxmem.passes.graph import emit, numel, tensor
-from fxmem.passes.pair.eligible import why_shared
+from fxmem.passes.pair.eligible import why_unpacked
 from fxmem.passes.pair.graphs import Pair, Storage
-from fxmem.passes.pair.rewrite import Sizes, is_dense, substitute
+from fxmem.passes.pair.rewrite import Sizes, substitute
 from fxmem.passes.rule import Match
 from fxmem.plan import Refusal, Site
 from fxmem.policy import Policy
@@ -33,16 +33,8 @@ class Masks:
         if value.dtype != torch.bool:
             return None
         record = storage.record
-        if why := why_shared(pair, storage):
+        if why := why_unpacked(pair, storage, policy):
             return Refusal(record, self.name, why)
-        if numel(storage.owner) is None:
-            return Refusal(record, self.name, "its size is not known when compiling")
-        if not pair.knows_sizes(storage):
-            return Refusal(record, self.name, "a size of it is not known in the backward")
-        if storage.nbytes < policy.min_bytes:
-            return Refusal(record, self.name, f"smaller than min_bytes={policy.min_bytes}")
-        if not is_dense(value):
-            return Refusal(record, self.name, "it has gaps in memory")
         packed = ops.packed_bytes(numel(storage.owner), 1)
         return Match(Site(record, self.name, "1 bit an element", packed, "exact"), None)
 

@@ -122,6 +122,14 @@ def test_a_parameter_changed_in_between_is_said():
         loss.backward()
 
 
+def test_a_frozen_parameter_changed_in_between_is_said():
+    model = ReversibleSequential(linear(3), linear(3).requires_grad_(False))
+    loss = model(torch.randn(2, 6)).sum()
+    model[1].block[0].weight.add_(1)
+    with pytest.raises(RuntimeError, match=r"a parameter of block 1 \(Sequential\) was changed"):
+        loss.backward()
+
+
 def test_an_output_changed_in_place_is_said():
     model = ReversibleSequential(linear(3))
     out = model(torch.randn(2, 6))

@@ -74,6 +74,31 @@ def test_the_inverse_is_checked_on_the_first_batch_only():
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("x", [X[:0], X * torch.nan, X / 0], ids=["empty", "nan", "inf"])
+def test_a_batch_that_proves_nothing(x):
+    """The next one is looked at then."""
+    wrong = FunctionCoupling(lambda a, f: 0.9 * a + 0.1 * f, lambda y, f: y)
+    model = ReversibleSequential(linear(3), coupling=wrong)
+    assert model(x).shape == x.shape
+    with pytest.raises(ValueError, match="does not invert"):
+        model(X)
+
+
+def test_a_source_that_does_not_come_back():
+    class Forgets(MomentumCoupling):
+        def source(self, a, b):
+            return (b - a) / 0 * 0
+
+    says("does not invert: .* off by nan", linear(6), coupling=Forgets(), split_dim=None)
+
+
+@pytest.mark.parametrize("options", [{}, {"exact": True}, {"memory": "checkpoint"}])
+def test_an_empty_batch_has_gradients(options):
+    model, x = ReversibleSequential(linear(3), **options), torch.zeros(0, 6, requires_grad=True)
+    model(x).sum().backward()
+    assert x.grad.shape == x.shape and not model[0].block[0].weight.grad.any()
+
+
 def test_a_coupling_at_its_limits_passes():
     model = ReversibleSequential(linear(3), coupling=MomentumCoupling(0.05))
     model(X).sum().backward()

@@ -45,6 +45,28 @@ def test_what_is_computed_is_what_is_said(convert):
     assert report.model is model and report.stacks == {"": 3} and not report.preserved
 
 
+def test_a_forward_set_on_a_layer_is_refused():
+    """As hooks for offloading set it; the chain would pass it over."""
+    model = residuals()
+    model[1].forward = model[1].forward
+    for convert in CONVERSIONS:
+        with pytest.raises(ValueError, match=r"1 \(Residual\) has a forward of its own"):
+            convert(model)
+
+
+def test_a_check_that_fails_leaves_the_model_as_it_was():
+    class Shorter(Residual):
+        def forward(self, x):
+            return super().forward(x)[:-1]
+
+    model, x = nn.Sequential(Residual(), Shorter()), torch.randn(4, WIDTH)
+    before = model(x)
+    for convert in CONVERSIONS:
+        with pytest.raises(ValueError, match=r"1 \(Shorter\) gave shape \[3, 16\]"):
+            convert(model, layers="", check=x)
+        assert torch.equal(model(x), before)
+
+
 def test_the_report():
     model, x = residuals(), torch.randn(4, WIDTH)
     before = model(x).detach()

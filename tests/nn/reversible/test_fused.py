@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fxmem.measure import peak_bytes
-from fxmem.nn.reversible import ReversibleSequential
+from fxmem.nn.reversible import MomentumNet, ReversibleSequential
 
 from .blocks import assert_close, chains, linear
 
@@ -86,3 +86,19 @@ def test_replaced_parameters_are_refused():
         model(torch.randn(2, 6))
     with torch.no_grad():
         model(torch.randn(2, 6))
+
+
+def test_momentum_with_a_trained_first_velocity():
+    found = []
+    for fused in (None, adam):
+        torch.manual_seed(0)
+        first, blocks = nn.Linear(6, 6), [linear(6) for _ in range(3)]
+        model = MomentumNet(
+            blocks, init_speed=True, init_function=first, fused_optimizer=fused
+        ).double()
+        train(model, None if fused else adam(model.parameters()))
+        found.append(list(model.parameters()))
+    assert_close(found[1], found[0], rtol=1e-9)
+    model.init_function.weight.grad = torch.zeros(6, 6, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=r"init_function\.weight has a gradient already"):
+        model(torch.randn(2, 6, dtype=torch.float64))

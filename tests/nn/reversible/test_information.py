@@ -8,7 +8,7 @@ import torch
 
 from fxmem.nn.reversible.buffer import settled, unsettled
 from fxmem.nn.reversible.couplings import MomentumCoupling
-from fxmem.nn.reversible.fixed_momentum import Information
+from fxmem.nn.reversible.fixed_momentum import FixedMomentum
 from fxmem.nn.reversible.information import LARGEST, fraction, multiplier_for
 
 GAMMAS = (0.5, 0.9, 0.99)
@@ -96,7 +96,7 @@ def momentum(x, v, gamma, branches):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("gamma", [*GAMMAS, 1.0])
 def test_momentum_steps_come_back_bit_for_bit(gamma, dtype):
-    arithmetic, coupling = Information(gamma), MomentumCoupling(gamma)
+    arithmetic, coupling = FixedMomentum(gamma), MomentumCoupling(gamma)
     v, x, *branches = (torch.randn(3, 37).to(dtype) for _ in range(2 + 64))
     states = [arithmetic.enter(v, x)]
     for f in branches:
@@ -116,7 +116,7 @@ def test_momentum_steps_come_back_bit_for_bit(gamma, dtype):
 
 
 def test_momentum_overflow_names_its_block():
-    arithmetic, coupling = Information(0.5, headroom=2), MomentumCoupling(0.5)
+    arithmetic, coupling = FixedMomentum(0.5, headroom=2), MomentumCoupling(0.5)
     quiet = torch.full((5,), 0.9)
     for culprit in (math.inf, math.nan, 100.0, -100.0):
         state = arithmetic.enter(quiet, quiet)

@@ -87,6 +87,25 @@ def test_nothing_is_left_when_the_graph_is_gone(options):
         gc.enable()
 
 
+@pytest.mark.parametrize("options", [{"tensor_filter": lambda t: False}, {"storage_device": "cpu"}])
+def test_a_tensor_changed_in_place_is_said(options):
+    """Autograd itself does not look where there are hooks; a copy would not mind."""
+    x = torch.randn(3, requires_grad=True)
+    with memory_efficient_intermediates(**options):
+        y = x.exp()
+    with torch.no_grad():
+        y.add_(1)
+    with pytest.raises(RuntimeError, match=r"shape \[3\] .* changed by an in-place operation"):
+        y.sum().backward()
+    with memory_efficient_intermediates(storage_dtype=torch.float64):
+        y = x.exp()
+    wanted = y.detach().clone()
+    with torch.no_grad():
+        y.add_(1)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, wanted)
+
+
 def test_around_a_reversible_chain():
     model, x = ReversibleSequential(linear(16), linear(16)), torch.randn(8, 32)
     wanted = gradients(model, x)

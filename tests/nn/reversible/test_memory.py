@@ -1,8 +1,12 @@
 """Kept bytes and peak do not grow with depth, and would be seen to if they did."""
 
+import contextlib
+import gc
+
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from fxmem.measure import kept, peak_bytes
 from fxmem.nn.reversible import AffineCoupling, MomentumCoupling, ReversibleSequential
@@ -92,6 +96,29 @@ def test_nothing_is_left_after_the_backward():
         held[0].backward()
 
     assert kept(step).nbytes == held[0].nbytes + sum(p.nbytes for p in model.parameters())
+
+
+@pytest.mark.parametrize("memory", ["reversible", "checkpoint"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_streams_are_freed_without_the_collector_of_cycles(memory, fails):
+    """After a backward, and where a later block raises."""
+    seen = []
+
+    class Probe(nn.Module):
+        def forward(self, x):
+            seen.append(StorageWeakRef(x.untyped_storage()))
+            return torch.tanh(x)
+
+    blocks = [linear(4), Probe(), linear(4), Probe(), *([lambda x: 1 / 0] if fails else [])]
+    model, x = ReversibleSequential(*blocks, memory=memory), torch.randn(2, 8, requires_grad=True)
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(ZeroDivisionError):
+            model(x).sum().backward()
+        assert seen and all(storage.expired() for storage in seen)
+    finally:
+        gc.enable()
 
 
 def test_the_ruler_sees_a_block_that_keeps_something():

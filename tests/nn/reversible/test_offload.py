@@ -7,6 +7,7 @@ from fxmem.nn.reversible import ReversibleSequential
 from fxmem.nn.reversible.block import Block
 
 from .blocks import Conv, assert_close, chains, trained
+from .test_surroundings import Stateful
 
 
 @pytest.mark.parametrize("memory", ["reversible", "checkpoint", "none"])
@@ -41,10 +42,22 @@ def test_copies_are_used_and_their_changes_brought_home(monkeypatch):
         torch.testing.assert_close(buffer, dict(plain.named_buffers())[name])
 
 
+def test_a_buffer_that_is_replaced_is_brought_home(monkeypatch):
+    blocks = [Stateful(in_place=False) for _ in range(2)]
+    (plain,) = chains(blocks, ["none"])
+    (moved,) = chains(blocks, ["reversible"], target_device="cpu")
+    monkeypatch.setattr("fxmem.nn.reversible.step.Block", Elsewhere)
+    x = torch.randn(4, 6)
+    for _ in range(2):
+        assert_close(trained(moved, x), trained(plain, x))
+    assert all(chain[1].block.gain == 1.5**2 for chain in (plain, moved))
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("memory", ["reversible", "none"])
 def test_parameters_on_the_host_and_streams_on_the_gpu(memory):
-    model = ReversibleSequential(*[Conv(3, 0.0) for _ in range(3)], target_device="cuda")
+    blocks = [Conv(3, 0.0) for _ in range(3)]
+    model = ReversibleSequential(*blocks, memory=memory, target_device="cuda")
     (plain,) = chains([step.block for step in model], ["none"])
     x = torch.randn(2, 6, 4, 4)
     wanted = trained(plain.cuda(), x.cuda())

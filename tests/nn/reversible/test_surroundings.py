@@ -34,6 +34,20 @@ def test_the_generator_goes_on_where_it_was():
     assert torch.equal(torch.rand(4), wanted)
 
 
+def test_a_mode_that_is_changed_before_the_backward():
+    """To evaluate in between changes nothing, and is not undone by the backward."""
+    x, found = torch.randn(3, 8, 6, 6), []
+    for chain in chains([Conv(4) for _ in range(3)], KEPT):
+        torch.manual_seed(3)
+        loss = chain(x).pow(2).sum()
+        chain.eval()
+        loss.backward()
+        assert not any(module.training for module in chain.modules())
+        found.append([p.grad for p in chain.parameters()])
+    assert_close(found[1], found[0])
+    assert_close(found[2], found[0])
+
+
 class Stateful(nn.Module):
     """What it gives depends on a buffer, which it changes in place and replaces by turns."""
 
