@@ -1,7 +1,7 @@
 """What going back costs in accuracy: gradient error by depth, arithmetic and dtype, with peers.
 
     python benchmarks/drift.py [--depths 16 64 256] [--dtype fp32 bf16] [--json PATH]
-    pip install --no-deps revlib momentumnet   # to have them in the table
+    pip install --no-deps -r requirements/peers.txt   # to have RevLib and momentumnet in it
 
 Errors are relative, over all parameters, against the same network in fp64 with everything kept.
 "drift" is the distance to the same network in the same arithmetic with everything kept.
@@ -118,8 +118,8 @@ def measured(args: argparse.Namespace, dtype: torch.dtype, depth: int) -> Iterat
         true = run(plain, start, data, dtype, torch.float64)
         try:
             found = run(row.back, start, data, dtype, dtype)
-        except RuntimeError:
-            yield name, "raises", ""
+        except (RuntimeError, AttributeError) as error:
+            yield name, f"raises {type(error).__name__}", ""
             continue
         kept = run(row.kept, start, data, dtype, dtype)
         yield name, distance(found, true), distance(found, kept)

@@ -179,3 +179,11 @@ def test_cuda_has_the_same_bits(quantizer):
     for name, x in inputs():
         x = torch.from_numpy(x) / 4
         assert torch.equal(quantizer.value(x.cuda()).cpu(), quantizer.value(x)), name
+
+
+@pytest.mark.parametrize("quantizer", [Binary(), Binary(stochastic=True), XnorWeight()], ids=str)
+def test_what_is_no_number_stays_none(quantizer):
+    x = torch.tensor([[1.0, math.nan, -2.0]])
+    assert quantizer.value(x)[0, 1].isnan()
+    with pytest.raises((OverflowError, ValueError), match="nan"):
+        Binary().pack(x)

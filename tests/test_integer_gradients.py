@@ -185,6 +185,14 @@ def test_tqt_learns_its_threshold():
         assert error == best
 
 
+def test_tqt_shows_a_threshold_that_diverged():
+    x = torch.randn(3, 4)
+    log2_t = torch.tensor([0.0, math.nan, math.inf, 1.0])
+    found = tqt(x, log2_t)
+    assert found.isnan().any(0).tolist() == [False, True, False, False]
+    assert (found[:, 2] == 0).all()
+
+
 def test_tqt_refuses_and_starts():
     with pytest.raises(ValueError, match="bits must be a whole number from 2 to 16; got 1"):
         tqt(torch.ones(2), torch.zeros(()), bits=1)

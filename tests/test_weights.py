@@ -48,6 +48,19 @@ def test_gradients_are_those_of_the_differentiable_quantizer(method):
         torch.testing.assert_close(net.get_parameter(name).grad, grad, rtol=1e-6, atol=1e-7)
 
 
+def test_autocast_casts_what_is_there_now():
+    """Within one region autocast would go on with its cast of the masters."""
+    net = model()
+    manager = ExternalWeightManager(net, "binaryconnect")
+    with torch.autocast("cpu", torch.bfloat16):
+        real = net(X)
+        with manager:
+            inside = net(X)
+        assert torch.equal(net(X), real)
+    with manager, torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(net(X), inside) and not torch.equal(inside, real)
+
+
 def test_options_reach_the_quantizers():
     def of(method, **options):
         net = model()

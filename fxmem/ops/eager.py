@@ -25,10 +25,16 @@ def is_differentiated(*tensors: torch.Tensor | None) -> bool:
         not torch.compiler.is_compiling()
         and torch._C._get_dispatch_mode(PROXY) is None
         and torch.is_grad_enabled()
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and not is_transformed()
         and any(tensor.requires_grad for tensor in given)
         and all(type(tensor) in PLAIN and tensor.dtype in FLOATING for tensor in given)
     )
+
+
+def is_transformed() -> bool:
+    """Whether torch.func transforms a call; never while a compiler traces, which sees to that."""
+    compiling = torch.compiler.is_compiling()
+    return not compiling and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def overridable(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import linear
 
 from .activations import once
+from .eager import is_transformed
 from .projection import Projection, check
 from .shared_sketch import sketch_of
 from .sketch import follow
@@ -30,8 +31,9 @@ def linear_randomized(
     n is the product of all dimensions of the input but the last. The output and the gradients of
     input and bias are torch's own; that of the weight is (S dY)ᵀ (S X), whose expectation is dYᵀ X.
     S is drawn anew at every call, from a seed of torch's generator; layers that are given the very
-    same tensor share it, each once. A frozen weight keeps nothing, and where k is n, X itself
-    is kept. (Novikov et al., Memory-Efficient Backpropagation through Large Linear Layers, 2022.)
+    same tensor share it, each once. A frozen weight keeps nothing; where k is n, and under the
+    transforms of torch.func, X itself is kept.
+    (Novikov et al., Memory-Efficient Backpropagation through Large Linear Layers, 2022.)
 
     Args:
         input: [..., in_features], float32, bfloat16, float16 or float64.
@@ -85,7 +87,8 @@ def sketched(
 ) -> torch.Tensor:
     """Compute `linear` with a sketch of what was checked before."""
     n = math.prod(input.shape[:-1])
-    if n == 0 or not (weight.requires_grad and torch.is_grad_enabled()):
+    trains = weight.requires_grad and torch.is_grad_enabled()
+    if n == 0 or not trains or is_transformed():
         return linear(input, weight, bias)
     # Autocast's copies are new at each call: it is by what was given that sketches are shared.
     rows, owner, user = wanted.rows(n), input, weight

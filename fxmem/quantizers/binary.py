@@ -44,10 +44,12 @@ class Binary(Quantizer):
 
     def encode(self, x, generator=None):
         scale = x.new_full((), self.scale)
-        if not self.stochastic:
-            return (x >= 0).to(x.dtype), scale
-        chance = ((x / scale + 1) / 2).clamp(0, 1)
-        return (uniform(x, generator) < chance).to(x.dtype), scale
+        if self.stochastic:
+            bits = uniform(x, generator) < ((x / scale + 1) / 2).clamp(0, 1)
+        else:
+            bits = x >= 0
+        # Else a weight that is no number would train on as -H, unseen.
+        return bits.to(x.dtype).masked_fill_(x.isnan(), math.nan), scale
 
     def passes(self, x):
         return x.abs() <= self.scale

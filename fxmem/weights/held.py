@@ -48,6 +48,7 @@ class Held:
     def write(self, value: torch.Tensor) -> None:
         """Put `value` into the parameter."""
         self.parameter.copy_(value)
+        torch.clear_autocast_cache()  # it has casts of what was there
 
     def lend(self) -> tuple[torch.Tensor, bool]:
         """A copy of the parameter, and whether it was stepped, for `take_back`."""
@@ -100,7 +101,7 @@ class Held:
         """What the method wants after a step."""
         if self.treatment.follows_steps:
             new = self.treatment.finished(whole(self.parameter), whole(self.master))
-            self.parameter.copy_(_laid_out(new, self.parameter))
+            self.write(_laid_out(new, self.parameter))
 
     def _check_shape(self, value: torch.Tensor) -> None:
         if value.shape != self.parameter.shape:

@@ -1,5 +1,6 @@
 """Linear layers that keep a sketch: what is refused, functions, conversion, compilation."""
 
+import functools
 import re
 from types import SimpleNamespace
 
@@ -74,6 +75,19 @@ def test_repr_says_what_is_kept():
     layer = RandomizedLinear(12, 7, proj_dim_ratio=0.1, proj_dim_min=4, matmul="hadamard")
     sentence = "in_features=12, out_features=7, bias=True, proj_dim_ratio=0.1, proj_dim_min=4"
     assert repr(layer) == f"RandomizedLinear({sentence}, matmul='hadamard')"
+
+
+def test_function_transforms_are_torchs():
+    weight, x = torch.randn(7, 12), torch.randn(3, 64, 12)
+
+    def loss(function):
+        return lambda w, x: function(x, w).sin().sum()
+
+    ours, theirs = (
+        torch.func.vmap(torch.func.grad(loss(function)), (None, 0))(weight, x)
+        for function in (functools.partial(linear_randomized, proj_dim=8), F.linear)
+    )
+    assert torch.equal(ours, theirs)
 
 
 def test_convert_puts_them_in():

@@ -119,7 +119,8 @@ class Stack:
         a, b = step(self.tape, a, b, args, kwargs)
         self.held, self.reached, self.version = (a, b), index + 1, _version(b)
         out = self._ended(a, b) if last else b
-        return _completed(out, step.block.rest, args, kwargs)
+        rest, step.block.rest = step.block.rest, None
+        return _completed(out, rest, args, kwargs)
 
     def _begun(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         self.tape, self.held = Tape(self.arithmetic, self.memory), None

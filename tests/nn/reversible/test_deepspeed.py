@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from .blocks import assert_close
-from .test_distributed import RANKS, batch, chain
+from .ranks import RANKS
+from .test_distributed import batch, chain
 
 pytest.importorskip("deepspeed", reason="deepspeed is not installed")
 CONFIG = {

@@ -2,14 +2,12 @@
 
 import pytest
 import torch
-from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from fxmem.nn.reversible import ReversibleSequential
 
 from .blocks import assert_close, linear
-
-RANKS = 2
+from .ranks import RANKS, run_ranks, whole
 
 
 def chain(memory="reversible", **options):
@@ -25,11 +23,7 @@ def gradients(wrapped, model, rank):
     for _ in range(2):
         wrapped.zero_grad()
         wrapped(batch(rank)).pow(2).sum().backward()
-    return [_whole(p.grad) for p in model.parameters()]
-
-
-def _whole(gradient):
-    return gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
+    return [whole(p.grad) for p in model.parameters()]
 
 
 def data_parallel(rank):
@@ -92,24 +86,14 @@ JOBS = {
 }
 
 
-def work(rank, file, results):
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=file, rank=rank, world_size=RANKS)
+def work(rank, results):
     for name, job in JOBS.items():
         results[name, rank] = job(rank)
-    distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    if not distributed.is_available():
-        pytest.skip("this torch has no distributed")
-    context = torch.multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        shared = manager.dict()
-        file = f"file://{tmp_path_factory.mktemp('ranks')}/rendezvous"
-        torch.multiprocessing.spawn(work, (file, shared), RANKS)
-        return dict(shared)
+    return run_ranks(work, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", ["data_parallel", "sharded_steps", "sharded_root"])

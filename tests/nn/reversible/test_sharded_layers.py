@@ -3,12 +3,11 @@
 import pytest
 import torch
 from models.zoo import ZOO
-from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from fxmem.nn.reversible import to_momentum
 
-RANKS = 2
+from .ranks import RANKS, run_ranks, whole
 
 
 def build(memory, exact):
@@ -39,9 +38,7 @@ def sharded(model):
 WRAPPERS = {wrap.__name__: wrap for wrap in (data_parallel, sharded)}
 
 
-def work(rank, file, results):
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=file, rank=rank, world_size=RANKS)
+def work(rank, results):
     for name, wrap in WRAPPERS.items():
         for exact in (False, True):
             model = build("reversible", exact)
@@ -50,23 +47,11 @@ def work(rank, file, results):
                 wrapped.zero_grad()
                 wrapped(**batch(rank)).loss.backward()
             results[name, exact, rank] = [whole(p.grad) for p in model.parameters()]
-    distributed.destroy_process_group()
-
-
-def whole(gradient):
-    return gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    if not distributed.is_available():
-        pytest.skip("this torch has no distributed")
-    context = torch.multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        shared = manager.dict()
-        file = f"file://{tmp_path_factory.mktemp('ranks')}/rendezvous"
-        torch.multiprocessing.spawn(work, (file, shared), RANKS)
-        return dict(shared)
+    return run_ranks(work, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("exact", [False, True])
