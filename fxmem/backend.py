@@ -39,7 +39,8 @@ def fxmem(
         isinstance(value, torch.Tensor) and value.requires_grad
         for value in (*example_inputs, *gm.parameters())
     )
-    partitioner = Partitioner(policy, rewrite_asked(gm, policy) if trains else ())
+    notes = rewrite_asked(gm, policy) if trains else ()
+    partitioner = Partitioner(policy, notes, donates=inner == "inductor")
     if inner != "inductor":
         return _without_inductor(gm, example_inputs, partitioner, inner)
     patches = {**_frugal(gm, policy.lossy and trains), **inductor_options}
@@ -52,9 +53,8 @@ def _with_inductor(
     from torch._functorch import config
     from torch._inductor.compile_fx import compile_fx
 
-    # A donated buffer may be overwritten by the first backward, so that a second one is refused;
-    # measured on the reference stacks, donation lowers no preset's peak.
-    with config.patch(donated_buffer=False):
+    # The partitioner sets it, graph by graph.
+    with config.patch(donated_buffer=config.donated_buffer):
         patches = {**patches, "custom_partitioner_fn": partitioner}
         return compile_fx(gm, example_inputs, config_patches=patches)
 

@@ -150,7 +150,8 @@ def test_as_eager(scenario, preset):
 @pytest.mark.parametrize("scenario", (plain, retained), **names)
 def test_as_inductor(scenario):
     """Compiled, dropout on: what is recomputed has the bits of what was kept, up to rounding."""
-    # Inductor itself asks for this setting where a graph is to be retained; fxmem does not.
+    # Inductor itself asks for this setting where a graph is to be retained; fxmem only where one
+    # tensor is most of what is kept.
     with torch._functorch.config.patch(donated_buffer=False):
         truth = run(scenario, torch.compile)
     found = run(scenario, compiler("exact", inner="inductor"))
