@@ -62,7 +62,11 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize(("rules", "changed"), RULES, ids=[str(list(r)) for r, _ in RULES])
+@pytest.mark.parametrize(
+    ("rules", "changed"),
+    RULES,
+    ids=[", ".join(getattr(k, "__name__", str(k)) for k in r) for r, _ in RULES],
+)
 def test_rules(rules, changed):
     wanted = {name: dorefa.weight(2) for name in NAMES}
     wanted |= {name: bits and dorefa.weight(bits) for name, bits in changed.items()}
