@@ -61,9 +61,23 @@ def prepare() -> None:
 
 def parts(args: argparse.Namespace) -> dict[str, list[str]]:
     """Return the command of each part; `{json}` stands for where its figures go."""
-    quick = {"codec": ["--rounds", "4"], "stack": ["--quick"], "activation": ["--quick"]}
+    few = ["--rounds", "4"]
+    quick = {
+        **{"codec": few, "loss": few, "integer": few, "linear": ["--layers", "2", *few]},
+        **{"stack": ["--quick"], "activation": ["--quick"]},
+        "reversible": ["--layers", "4", "8", *few],
+    }
     found = {"tests": ["-m", "pytest", "-q", "-m", "cuda"]}
-    for name in ("codec", "activation", "eager", "stack"):
+    for name in (
+        "codec",
+        "activation",
+        "eager",
+        "stack",
+        "linear",
+        "loss",
+        "reversible",
+        "integer",
+    ):
         command = [f"benchmarks/{name}.py", "--device", "cuda", "--json", "{json}"]
         found[name] = command + (quick.get(name, []) if args.quick else [])
     return found
