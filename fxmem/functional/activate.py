@@ -9,7 +9,7 @@ import torch
 
 from fxmem import ops
 from fxmem.activations.table import TABLE
-from fxmem.ops.activations import once
+from fxmem.ops.second import once
 
 from .coding import Arguments, Coding, Options, coding
 from .tables import store

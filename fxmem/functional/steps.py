@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fxmem import ops
-from fxmem.ops.activations import once
+from fxmem.ops.second import once
 
 from .activate import known, numbers
 from .tables import table_of

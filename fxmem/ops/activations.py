@@ -11,11 +11,7 @@ from . import activations_checks as checks
 from . import activations_reference as reference
 from .layout import memory_stride
 from .native import Derivative, define, underivable
-
-SECOND = (
-    "it is itself a backward, and what a second derivative needs is not kept. "
-    "Use the activation of torch where gradients are differentiated again."
-)
+from .second import SECOND, once
 
 
 def _like(x: torch.Tensor) -> torch.Tensor:
@@ -24,16 +20,6 @@ def _like(x: torch.Tensor) -> torch.Tensor:
 
 def _codes(x: torch.Tensor, bits: int) -> torch.Tensor:
     return x.new_empty([(x.numel() * bits + 7) // 8], dtype=torch.uint8)
-
-
-def once(grad: torch.Tensor) -> torch.Tensor:
-    """Tie the result to a node whose backward raises, in a backward that is to be differentiated.
-
-    Else a gradient that needs none of the tensors that are kept would silently count as constant.
-    """
-    if torch.is_grad_enabled() and not grad.requires_grad:
-        return grad.detach().requires_grad_()
-    return grad
 
 
 def _few_bit_fake(x, function, parameters, borders, levels, bits, even=False, seed=None):

@@ -48,19 +48,3 @@ def overridable(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Te
         return function(*args, **kwargs)
 
     return call
-
-
-class Undifferentiable(torch.autograd.Function):
-    """A backward as a node of its own, so that its derivative can be refused.
-
-    `apply(compute, why, *args)` returns compute(*args), and raises `why` when differentiated.
-    """
-
-    @staticmethod
-    def forward(ctx, compute, why, *args):
-        ctx.why = why
-        return compute(*args)
-
-    @staticmethod
-    def backward(ctx, *grads):
-        raise RuntimeError(ctx.why)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from . import activations_checks as checks
-from .activations import SECOND, once
 from .native import Derivative, compose, underivable
+from .second import SECOND, once
 
 _fxmem = torch.ops.fxmem
 

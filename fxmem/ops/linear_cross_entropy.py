@@ -9,9 +9,9 @@ returned, or the gradient could not bear to be scaled later, the backward comput
 import torch
 
 from . import linear_cross_entropy_checks as checks
-from .activations import SECOND, once
 from .linear_cross_entropy_sweep import Terms, outputs, softmax_dtype, sweep
 from .native import Derivative, compose, composite, underivable
+from .second import SECOND, once
 
 _fxmem = torch.ops.fxmem
 TERMS = "Tensor target, Tensor nll, Tensor? smooth, Tensor? square, Tensor? class_weight"

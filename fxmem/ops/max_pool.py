@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from .activations import once
 from .blocks import blocks
-from .eager import Undifferentiable, is_differentiated, overridable
+from .eager import is_differentiated, overridable
 from .masks import pack, unpack
+from .second import Undifferentiable, once
 
 Numbers = int | list[int] | tuple[int, ...]
 LARGEST_WINDOW = 256

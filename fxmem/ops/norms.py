@@ -12,10 +12,10 @@ from collections.abc import Callable
 import torch
 
 from . import norms_channels as channels
-from .activations import once
-from .eager import Undifferentiable, is_differentiated, overridable
+from .eager import is_differentiated, overridable
 from .norms_gradient import gradients
 from .norms_kinds import BatchNorm, GroupNorm, LayerNorm, Norm, RMSNorm
+from .second import Undifferentiable, once
 
 Shape = list[int] | tuple[int, ...] | torch.Size
 SECOND = (

@@ -7,9 +7,9 @@ import math
 import torch
 from torch.nn.functional import linear
 
-from .activations import once
 from .eager import is_transformed
 from .projection import Projection, check
+from .second import once
 from .shared_sketch import sketch_of
 from .sketch import follow
 

@@ -1,0 +1,34 @@
+"""Second derivatives: none of these operators keeps what one needs, and each says so."""
+
+import torch
+
+SECOND = (
+    "it is itself a backward, and what a second derivative needs is not kept. "
+    "Use the function of torch where gradients are differentiated again."
+)
+
+
+def once(grad: torch.Tensor) -> torch.Tensor:
+    """Tie the result to a node whose backward raises, in a backward that is to be differentiated.
+
+    Else a gradient that needs none of the tensors that are kept would silently count as constant.
+    """
+    if torch.is_grad_enabled() and not grad.requires_grad:
+        return grad.detach().requires_grad_()
+    return grad
+
+
+class Undifferentiable(torch.autograd.Function):
+    """A backward as a node of its own, so that its derivative can be refused.
+
+    `apply(compute, why, *args)` returns compute(*args), and raises `why` when differentiated.
+    """
+
+    @staticmethod
+    def forward(ctx, compute, why, *args):
+        ctx.why = why
+        return compute(*args)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise RuntimeError(ctx.why)
