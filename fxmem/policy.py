@@ -112,9 +112,10 @@ class Policy:
         """Whether residuals may be kept with less than their own precision."""
         return self.width is not None and self.allows("encode")
 
-    def allows(self, rule: str) -> bool:
+    def allows(self, rule: str, eager: bool = False) -> bool:
         """Whether a rule may act: it is on by itself and not forbidden, or was asked for."""
-        return RULES[rule].on if rule not in self.rules else self.rules[rule] is not False
+        on = RULES[rule].eager if eager else RULES[rule].on
+        return self.rules.get(rule, on) is not False
 
     def asks(self, rule: str) -> bool:
         """Whether the user has asked for this rule by name."""

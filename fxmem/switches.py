@@ -20,9 +20,15 @@ class PolicyError(ValueError):
 
 @dataclass(frozen=True)
 class Switch:
-    """A rule as a user sees it: whether it is on by itself, and what its own options may be."""
+    """A rule as a user sees it: whether it is on by itself, and what its own options may be.
+
+    Attributes:
+        on: in a compiled model.
+        eager: in `fxmem.transform`.
+    """
 
     on: bool = True
+    eager: bool = False
     options: Mapping[str, tuple | range | Check] = field(default_factory=dict)
     main: str | None = None  # the option that a bare value stands for; True then asks for nothing
     bare: tuple[type, ...] = (int, float)  # of a bare value
@@ -68,10 +74,10 @@ RULES = {
     # Unbiased, not exact, so by name alone. `force` sketches where no byte is saved as well.
     "sketch": Switch(on=False, options=SKETCH | {"force": (False, True)}, main="ratio"),
     # This one, and those below by name alone, rewrite what is computed before differentiation.
-    "chunked_loss": Switch(),
+    "chunked_loss": Switch(eager=True),
     "integer": Switch(on=False, options=INTEGER, main="method", bare=(str,)),
-    "gated": Switch(on=False),
-    "from_output": Switch(on=False),
-    "norm_from_output": Switch(on=False),
+    "gated": Switch(on=False, eager=True),
+    "from_output": Switch(on=False, eager=True),
+    "norm_from_output": Switch(on=False, eager=True),
     "quantized_gradient": Switch(on=False, options={"bits": CODE_BITS, "unbiased": (False, True)}),
 }

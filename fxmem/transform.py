@@ -41,31 +41,16 @@ def transform(
         PolicyError: for an impossible policy.
         TypeError: for anything but a GraphModule.
     """
-    from fxmem.passes.forward.chunked_loss import NAME as LOSS
-    from fxmem.passes.forward.chunked_loss import rewrite_losses
-    from fxmem.passes.forward.integer import NAME as INTEGER
-    from fxmem.passes.forward.integer import rewrite_layers
     from fxmem.passes.forward.nested import copied
-    from fxmem.passes.forward.norms import NAME, rewrite_norms
-    from fxmem.passes.forward.registry import RULES
-    from fxmem.passes.forward.rewrite import rewrite
-    from fxmem.passes.forward.sketched_linear import NAME as SKETCH
-    from fxmem.passes.forward.sketched_linear import rewrite_linears
+    from fxmem.passes.forward.registry import PASSES
 
     if not isinstance(gm, fx.GraphModule):
         kind = type(gm).__name__
         raise TypeError(f"gm must be a torch.fx.GraphModule (torch.fx.symbolic_trace), got {kind}")
     policy = Policy.of(policy)
-    rules = [rule for rule in RULES if policy.rules.get(rule.name, rule.exact) is not False]
     result = copied(gm)
-    # What computes in integers keeps those, and so nothing for a neighbour.
-    layers = rewrite_layers(result, policy) if policy.asks(INTEGER) else []
-    linears = rewrite_linears(result, policy) if policy.asks(SKETCH) else []
-    # Norms before activations, for one that keeps its output does not keep an activation's.
-    norms = rewrite_norms(result) if policy.rules.get(NAME, True) is not False else []
-    plans = rewrite(result, rules, policy)
-    losses = rewrite_losses(result, policy) if policy.allows(LOSS) else []
-    found = layers, linears, norms, plans, losses
+    allowed = (run for name, run in PASSES if name is None or policy.allows(name, eager=True))
+    found = [run(result, policy) for run in allowed]
     merged = map(_merged, itertools.zip_longest(*found, fillvalue=Plan()))
     result.meta = {**gm.meta, PLANS: tuple(merged)}
     return result

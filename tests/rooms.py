@@ -72,7 +72,7 @@ ROOMS = {
     "fxmem.passes.rule": Room((*TOOLS, *PAIR_TOOLS)),
     "fxmem.passes.forward": Room(()),
     "fxmem.passes.forward.asked": Room(("torch", "fxmem.passes.forward", *DECISIONS)),
-    "fxmem.passes.forward.registry": Room(("fxmem.passes.forward",)),
+    "fxmem.passes.forward.registry": Room(("torch", "fxmem.passes.forward", *DECISIONS)),
     "fxmem.passes.forward.rewrite": Room(FORWARD),
     **{tool: Room((*FORWARD, "numpy")) for tool in FORWARD_TOOLS},
     "fxmem.passes.forward.*": Room(FORWARD),

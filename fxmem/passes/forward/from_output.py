@@ -28,7 +28,6 @@ class FromOutput:
     """act(x) -> fxmem.from_output(x), whose backward reads y and the branch."""
 
     name = "from_output"
-    exact = True
 
     def match(self, place: Place, policy: Policy) -> Match | str:
         """Take an activation whose output a consumer keeps and determines its slope."""

@@ -26,7 +26,6 @@ class Gated:
     """act(g) * u -> fxmem.gated(g, u), or with its linear layer fxmem.gated_linear(g, u, w, b)."""
 
     name = "gated"
-    exact = True
 
     def match(self, place: Place, policy: Policy) -> Match | str | None:
         """Take an activation whose only reader multiplies it with what wants a gradient."""

@@ -43,7 +43,6 @@ class QuantizedGradient:
     """act(x) -> fxmem.few_bit(x), whose backward reads the codes and knows no activation."""
 
     name = "quantized_gradient"
-    exact = False
 
     def match(self, place: Place, policy: Policy) -> Match:
         """Take every activation: the rule is asked for by name, and the plan says what it costs."""

@@ -63,11 +63,10 @@ class Match:
 class Rule(Protocol):
     """One way of computing activations. One rule, one file; its order is said in the registry.
 
-    What an activation computes stays as it is; `exact` says that its gradient does too.
+    What an activation computes stays as it is.
     """
 
     name: str
-    exact: bool
 
     def match(self, place: Place, policy: Policy) -> Match | str | None:
         """Return a match, the sentence of a refusal, or None: of another kind. Change nothing."""
