@@ -67,7 +67,8 @@ MODELS = {"gpt": gpt, "reversible": reversible}
 
 def _asked(task: Task, quick: Mapping[str, int], args: argparse.Namespace) -> Task:
     """Return a task with what the command line changes of it."""
-    task = replace(task, bf16=args.dtype == "bf16", **(quick if args.quick else {}))
+    task = replace(task, bf16=args.dtype == "bf16")
+    task = replace(task, **quick) if args.quick else task
     return replace(task, steps=args.steps) if args.steps else task
 
 
