@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -81,36 +82,34 @@ class Linear(Product, nn.Linear):
         return self._product(x, F.linear, integer.linear)
 
 
-class Conv2d(Product, nn.Conv2d):
+class Convolution(Product):
+    """What convolutions of any rank share; `functions` are the plain one and the integer one."""
+
+    functions: ClassVar[tuple[Callable, Callable]]
+
+    def __init__(
+        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1,
+        bias=True, config=None, **widths,
+    ):  # fmt: skip
+        geometry = stride, padding, dilation, groups
+        super().__init__(in_channels, out_channels, kernel_size, *geometry, bias)
+        self._configure(config, widths)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        geometry = self.stride, self.padding, self.dilation, self.groups
+        return self._product(x, *self.functions, *geometry)
+
+
+class Conv2d(Convolution, nn.Conv2d):
     """nn.Conv2d of int8 products, forward and backward; arguments as nn.Conv2d and `Linear`.
 
     Raises ValueError, when called, for groups other than 1.
     """
 
-    def __init__(
-        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1,
-        bias=True, config=None, **widths,
-    ):  # fmt: skip
-        geometry = stride, padding, dilation, groups
-        super().__init__(in_channels, out_channels, kernel_size, *geometry, bias)
-        self._configure(config, widths)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        geometry = self.stride, self.padding, self.dilation, self.groups
-        return self._product(x, F.conv2d, integer.conv2d, *geometry)
+    functions = F.conv2d, integer.conv2d
 
 
-class Conv1d(Product, nn.Conv1d):
+class Conv1d(Convolution, nn.Conv1d):
     """nn.Conv1d of int8 products, as `Conv2d`."""
 
-    def __init__(
-        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1,
-        bias=True, config=None, **widths,
-    ):  # fmt: skip
-        geometry = stride, padding, dilation, groups
-        super().__init__(in_channels, out_channels, kernel_size, *geometry, bias)
-        self._configure(config, widths)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        geometry = self.stride, self.padding, self.dilation, self.groups
-        return self._product(x, F.conv1d, integer.conv1d, *geometry)
+    functions = F.conv1d, integer.conv1d
