@@ -1,4 +1,4 @@
-// What the activation operators refuse, in a sentence, as fxmem/ops/activations_checks.py does.
+// What the activation operators refuse, in a sentence, as fxmem/ops/activations/checks.py does.
 #pragma once
 
 #include <cmath>

@@ -1,4 +1,4 @@
-// Shapes and checks of sketches, before CPU or CUDA does the work; as fxmem/ops/sketch_checks.py.
+// Shapes and checks of sketches, before CPU or CUDA does the work; as fxmem/ops/sketches/checks.py.
 #pragma once
 
 #include "activations_checks.h"

@@ -10,7 +10,7 @@ from samples import LAYOUTS, SEEDS, Sample, seed_tensor
 from fxmem import ops
 from fxmem.activations import calculus, inverse, store
 from fxmem.activations.table import TABLE, Activation
-from fxmem.ops.activations_functions import evaluate
+from fxmem.ops.activations.functions import evaluate
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 SIZES = (0, 1, 7, 63, 64, 65, 1023, 1025, 4097)

@@ -5,6 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from functorch.compile import nop
+from passes.blocks import EXACT, Block, errors, gradients, sample
+from passes.dialects import DIALECTS, aten, exported, symbolic
+from passes.tools import relative
 from torch import fx, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._inductor.compile_fx import compile_fx
@@ -14,9 +17,6 @@ from fxmem import PolicyError
 from fxmem.activations.store import levels
 from fxmem.measure import kept
 from fxmem.passes.graph import stable_text
-from tests.passes.blocks import EXACT, Block, errors, gradients, sample
-from tests.passes.dialects import DIALECTS, aten, exported, symbolic
-from tests.passes.tools import relative
 
 COMPILERS = {
     "eager": lambda gm: gm,

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from fxmem.activations.table import TABLE
 from fxmem.ops.dropout import alpha_dropout as alpha_dropout
 from fxmem.ops.dropout import dropout as dropout
-from fxmem.ops.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
 from fxmem.ops.max_pool import max_pool1d as max_pool1d
 from fxmem.ops.max_pool import max_pool2d as max_pool2d
 from fxmem.ops.max_pool import max_pool3d as max_pool3d
-from fxmem.ops.sketched_linear import linear_crs as linear_crs
-from fxmem.ops.sketched_linear import linear_randomized as linear_randomized
+from fxmem.ops.sketches.linear import linear_crs as linear_crs
+from fxmem.ops.sketches.linear import linear_randomized as linear_randomized
+from fxmem.ops.vocabulary.operators import linear_cross_entropy as linear_cross_entropy
 
 from .generation import make
 from .norms import batch_norm as batch_norm

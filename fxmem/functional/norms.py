@@ -4,7 +4,7 @@ The gradient is exact but for rounding: in half precision its error is at most t
 norm, whatever weight and bias are. Kept are the output, which a linear layer or a convolution that
 follows keeps anyway, 1 / deviation, and the normalised input of those channels whose weight is 0 or
 smaller than the bias / 1.4. They are found at each call; on a GPU, where to count them would wait
-for the device, `fxmem.ops.norms_channels` says how many have a place.
+for the device, `fxmem.ops.norms.channels` says how many have a place.
 
 Torch's own function is called where there is no gradient to keep anything for, while a compiler
 traces (its cut recomputes norms), under autocast (but for batch_norm: elsewhere nothing else keeps
@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import torch
 
-from fxmem.ops import norms
-from fxmem.ops.norms import Shape
+from fxmem.ops.norms import operators as norms
+from fxmem.ops.norms.operators import Shape
 
 ACTIVATIONS = ("identity", "leaky_relu", "elu")
 

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import torch
 
-from fxmem.ops.projection import Projection, check
-from fxmem.ops.sketch_reference import Block, blocks
+from fxmem.ops.sketches.projection import Projection, check
+from fxmem.ops.sketches.reference import Block, blocks
 
 
 class Variance(NamedTuple):

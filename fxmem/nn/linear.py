@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from fxmem.ops.projection import Projection, check
-from fxmem.ops.sketched_linear import sketched
+from fxmem.ops.sketches.linear import sketched
+from fxmem.ops.sketches.projection import Projection, check
 
 
 class RandomizedLinear(torch.nn.Linear):

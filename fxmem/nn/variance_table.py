@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fxmem.ops.projection import Projection
+from fxmem.ops.sketches.projection import Projection
 
 from .gradient_variance import Variance, VarianceEstimator
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch.overrides import handle_torch_function, has_torch_function
 
-from .activations_checks import FLOATING
+from .activations.checks import FLOATING
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 PROXY = torch._C._TorchDispatchModeKey.PROXY  # make_fx's, which may trace plain tensors

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from . import activations_checks as checks
+from .activations import checks
 from .native import Derivative, compose, underivable
 from .second import SECOND, once
 

@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 import torch
+from passes.test_reversible_transformer import TwoStreams
+from passes.tools import leaf, partitioned, relative, slope
 from torch import nn
 
 from fxmem.backend import fxmem
 from fxmem.measure import kept, peak_bytes
-from tests.passes.test_reversible_transformer import TwoStreams
-from tests.passes.tools import leaf, partitioned, relative, slope
 
 OFF = {"rules": {"reversible": False}}
 X = (4, 128, 32)

@@ -7,7 +7,7 @@ import torch
 
 from fxmem import ops
 from fxmem.nn import RandomizedLinear, Variance, VarianceEstimator, variance, variances
-from fxmem.ops.projection import Projection
+from fxmem.ops.sketches.projection import Projection
 
 DRAWS = 2048
 

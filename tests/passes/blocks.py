@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.passes.tools import relative
+from .tools import relative
 
 # The slope from the output errs by 2e-4 in float32, near a minimum; where it matters it is about 1.
 EXACT = 5e-4

@@ -8,9 +8,10 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from fxmem.passes.graph import stable_text
 from fxmem.transform import report, transform
-from tests.passes import losses
-from tests.passes.dialects import DIALECTS, dynamo, exported, symbolic
-from tests.passes.losses import CLASSES, WIDTH, Head, sample
+from passes import losses
+
+from .dialects import DIALECTS, dynamo, exported, symbolic
+from .losses import CLASSES, WIDTH, Head, sample
 
 ASKED = {"rules": {"chunked_loss": True}}
 CASES = [

@@ -8,7 +8,8 @@ from torch import nn
 import fxmem
 from fxmem.backend import fxmem as backend
 from fxmem.measure import kept, peak_bytes
-from tests.passes.tools import relative
+
+from .tools import relative
 
 ROWS, CLASSES, WIDTH = 2048, 512, 16
 NOTE = "1 x cross_entropy: chunked_loss, the logits computed in chunks, with the gradients"

@@ -7,8 +7,9 @@ from torch import nn
 
 from fxmem.passes.graph import stable_text
 from fxmem.transform import transform
-from tests.passes.blocks import MLP, Gated, quantized
-from tests.passes.dialects import aten, symbolic
+
+from .blocks import MLP, Gated, quantized
+from .dialects import aten, symbolic
 
 
 def text(gm, policy=None):

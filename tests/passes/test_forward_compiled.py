@@ -6,9 +6,10 @@ from torch import nn
 
 import fxmem
 from fxmem.backend import fxmem as backend
-from tests.passes.blocks import EXACT, Block, errors, gradients, sample
-from tests.passes.dialects import symbolic
-from tests.passes.tools import relative
+
+from .blocks import EXACT, Block, errors, gradients, sample
+from .dialects import symbolic
+from .tools import relative
 
 QUANTIZED = {"quantized_gradient": {"bits": 3}}
 RULES = {**QUANTIZED, "from_output": True}

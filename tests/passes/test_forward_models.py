@@ -6,9 +6,10 @@ from transformers import BertConfig, BertModel, MistralConfig, MistralModel
 
 import fxmem
 from fxmem.measure import kept
-from tests.passes.blocks import EXACT
-from tests.passes.dialects import symbolic
-from tests.passes.tools import relative
+
+from .blocks import EXACT
+from .dialects import symbolic
+from .tools import relative
 
 SIZES = {"hidden_size": 128, "vocab_size": 32, "num_attention_heads": 4}
 

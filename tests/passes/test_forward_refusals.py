@@ -7,8 +7,9 @@ from torch import nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from fxmem.transform import report, transform
-from tests.passes.blocks import MLP, Gated, quantized
-from tests.passes.dialects import aten, dynamo, symbolic
+
+from .blocks import MLP, Gated, quantized
+from .dialects import aten, dynamo, symbolic
 
 FROM_OUTPUT = {"rules": {"from_output": True, "gated": False}}
 

@@ -9,8 +9,9 @@ from transformers.models.mistral.modeling_mistral import MistralMLP
 
 from fxmem.backend import fxmem as backend
 from fxmem.transform import report, transform
-from tests.passes.blocks import Gated, errors, gradients
-from tests.passes.dialects import DIALECTS, aten, dynamo, exported, symbolic
+
+from .blocks import Gated, errors, gradients
+from .dialects import DIALECTS, aten, dynamo, exported, symbolic
 
 ROUNDING = 1e-6
 

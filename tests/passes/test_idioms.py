@@ -7,9 +7,10 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from fxmem.activations.table import TABLE
-from tests.passes.dialects import DIALECTS, symbolic
-from tests.passes.matching import found, is_whole, names
-from tests.passes.spellings import SPELLINGS
+
+from .dialects import DIALECTS, symbolic
+from .matching import found, is_whole, names
+from .spellings import SPELLINGS
 
 ROWS = [row for row in TABLE.values() if row.gate is None]
 

@@ -7,8 +7,9 @@ from torch import nn
 
 from fxmem.passes.forward.activations import find
 from fxmem.passes.forward.eager import plainly
-from tests.passes.dialects import DIALECTS, aten, dynamo, symbolic
-from tests.passes.matching import names
+
+from .dialects import DIALECTS, aten, dynamo, symbolic
+from .matching import names
 
 # Functions that are nearly an activation, and what is found in them all the same.
 NEARLY = {

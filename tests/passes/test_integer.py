@@ -14,7 +14,8 @@ from fxmem.passes.forward.asked import rewrite_asked
 from fxmem.passes.graph import stable_text
 from fxmem.plan import Refusal, Site
 from fxmem.policy import PolicyError
-from tests.passes.dialects import DIALECTS, symbolic
+
+from .dialects import DIALECTS, symbolic
 
 METHODS = ("int8", "wageubn8", "dorefa:1,2,32", "binarynet", "xnor", "bwn")
 

@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from fxmem.compat import hint
-from fxmem.ops.norms import FUNCTIONS
+from fxmem.ops.norms.operators import FUNCTIONS
 from fxmem.passes.forward.activations import Activation, find
 from fxmem.passes.forward.dialect import module_of, op
 from fxmem.passes.forward.eager import plainly

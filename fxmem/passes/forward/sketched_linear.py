@@ -14,7 +14,7 @@ from torch import fx
 
 from fxmem.compat import hint
 from fxmem.ops import rows_of
-from fxmem.ops.sketched_linear import linear_randomized
+from fxmem.ops.sketches.linear import linear_randomized
 from fxmem.passes.forward.dialect import module_of, op
 from fxmem.passes.forward.emit import erase
 from fxmem.passes.forward.nested import called

@@ -1,0 +1,1 @@
+"""Activations whose gradient comes from a few bits or from the output."""

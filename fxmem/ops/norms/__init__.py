@@ -1,0 +1,1 @@
+"""Norms whose gradient comes from the output."""

@@ -1,0 +1,145 @@
+"""Normalisations that keep their output for the backward, not their input.
+
+y = x_hat * weight + bias determines x_hat where the weight is not small beside the bias; of the
+other channels x_hat itself is kept (see `norms_channels`). The layer that follows keeps y anyway.
+After Rota Bulò et al., In-Place Activated BatchNorm (arXiv 1712.02616), which bounds |weight|.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from ..eager import is_differentiated, overridable
+from ..second import Undifferentiable, once
+from . import channels
+from .gradient import gradients
+from .kinds import BatchNorm, GroupNorm, LayerNorm, Norm, RMSNorm
+
+Shape = list[int] | tuple[int, ...] | torch.Size
+SECOND = (
+    "the gradient of a norm kept as its output has no derivative: what a second one needs is not "
+    "kept. Use torch's norm, or keep='input', where gradients are differentiated again."
+)
+
+
+@overridable
+def layer_norm(
+    input: torch.Tensor,
+    normalized_shape: Shape,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+) -> torch.Tensor:
+    """torch.nn.functional.layer_norm; see `fxmem.functional.layer_norm`."""
+    if not is_ours(input, weight, bias):
+        return torch.nn.functional.layer_norm(input, normalized_shape, weight, bias, eps)
+    return _FromOutput.apply(input, weight, bias, LayerNorm(eps, tuple(normalized_shape)))
+
+
+@overridable
+def rms_norm(
+    input: torch.Tensor,
+    normalized_shape: Shape,
+    weight: torch.Tensor | None = None,
+    eps: float | None = None,
+) -> torch.Tensor:
+    """torch.nn.functional.rms_norm; see `fxmem.functional.rms_norm`."""
+    shape = tuple(normalized_shape)
+    fits = input.shape[-len(shape) :] == shape and fit(shape, weight)
+    if not fits or not is_ours(input, weight):
+        return torch.nn.functional.rms_norm(input, normalized_shape, weight, eps)
+    return _FromOutput.apply(input, weight, None, RMSNorm(eps, shape))
+
+
+@overridable
+def group_norm(
+    input: torch.Tensor,
+    num_groups: int,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+) -> torch.Tensor:
+    """torch.nn.functional.group_norm; see `fxmem.functional.group_norm`."""
+    fits = input.numel() and fit(input.shape[1:2], weight, bias)
+    if not fits or not is_ours(input, weight, bias):
+        return torch.nn.functional.group_norm(input, num_groups, weight, bias, eps)
+    return _FromOutput.apply(input, weight, bias, GroupNorm(eps, num_groups))
+
+
+@overridable
+def batch_norm(
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    activation: tuple[str, float] = ("identity", 0.0),
+) -> torch.Tensor:
+    """torch.nn.functional.batch_norm and activation; see `fxmem.functional.batch_norm`."""
+    running = (running_mean, running_var)
+    norm = BatchNorm(eps, activation, running, training, momentum)
+    fits = input.numel() and fit(input.shape[1:2], weight, bias, *running)
+    if not fits or not is_differentiated(input, weight, bias):
+        rest = (weight, bias, training, momentum, eps)
+        return norm.activate(torch.nn.functional.batch_norm(input, *running, *rest))
+    if training:
+        # torch's own check of sizes, which it makes before it dispatches.
+        size = input.size()
+        if input.numel() == size[1]:
+            raise ValueError(
+                f"Expected more than 1 value per channel when training, got input size {size}"
+            )
+    return _FromOutput.apply(input, weight, bias, norm)
+
+
+def fit(shape: Shape, *given: torch.Tensor | None) -> bool:
+    """Whether what is given has this shape; torch's own function says so where it has not."""
+    return all(tensor is None or tuple(tensor.shape) == tuple(shape) for tensor in given)
+
+
+def is_ours(input: torch.Tensor, *affine: torch.Tensor | None) -> bool:
+    """Whether keeping the output can gain anything.
+
+    Where autocast makes norms float32, and linear layers keep their own cast, nothing else keeps
+    it.
+    """
+    cast = torch.is_autocast_enabled(input.device.type)
+    return not cast and is_differentiated(input, *affine)
+
+
+class _FromOutput(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx,
+        input: torch.Tensor,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        norm: Norm,
+    ) -> torch.Tensor:
+        y, mean, rstd = norm.forward(input, weight, bias)
+        at = channels.kept(weight, bias, y.dtype)
+        side = None if at is None else norm.selected(input, mean, rstd, at)
+        output = norm.activate(y)
+        ctx.save_for_backward(weight, bias, output, rstd, at, side)
+        ctx.norm = norm
+        return output
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        weight, bias, *kept = ctx.saved_tensors
+        wanted = list(ctx.needs_input_grad[:3])
+        given = (once(grad), ctx.norm, wanted, weight, bias, *kept)
+        return *Undifferentiable.apply(gradients, SECOND, *given), None
+
+
+FUNCTIONS: dict[str, Callable] = {
+    "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
+    "group_norm": group_norm,
+    "batch_norm": batch_norm,
+}

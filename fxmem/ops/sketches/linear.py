@@ -1,0 +1,135 @@
+"""Linear layers that keep a sketch of their input for the gradient of their weight."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn.functional import linear
+
+from ..eager import is_transformed
+from ..second import once
+from .operators import follow
+from .projection import Projection, check
+from .shared import sketch_of
+
+
+def linear_randomized(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    proj_dim_ratio: float | None = None,
+    proj_dim: int | None = None,
+    proj_dim_min: int | None = None,
+    proj_dim_max: int | None = None,
+    matmul: str = "gaussian",
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Compute torch's `linear`, and keep k rows for the weight's gradient in place of all n.
+
+    n is the product of all dimensions of the input but the last. The output and the gradients of
+    input and bias are torch's own; that of the weight is (S dY)ᵀ (S X), whose expectation is dYᵀ X.
+    S is drawn anew at every call, from a seed of torch's generator; layers that are given the very
+    same tensor share it, each once. A frozen weight keeps nothing; where k is n, and under the
+    transforms of torch.func, X itself is kept.
+    (Novikov et al., Memory-Efficient Backpropagation through Large Linear Layers, 2022.)
+
+    Args:
+        input: [..., in_features], float32, bfloat16, float16 or float64.
+        weight: [out_features, in_features].
+        bias: [out_features].
+        proj_dim_ratio: k / n, in (0, 1].
+        proj_dim: k itself, at most n.
+        proj_dim_min, proj_dim_max: bounds of k; n is one as well.
+        matmul: what S is: "gaussian", "rademacher", "dct", "dft", "hadamard", "crs" or
+            "crs_norm"; `fxmem.ops.sketches.operators` has their formulas. The last three cost
+            the least.
+        generator: what the seed is drawn from, on the input's device; default: torch's own.
+
+    Raises:
+        ValueError: for an impossible k or kind, or a generator on another device.
+        RuntimeError: if the weight's gradient is differentiated again.
+    """
+    wanted = Projection(proj_dim_ratio, proj_dim, proj_dim_min, proj_dim_max, matmul)
+    check(wanted)
+    return sketched(input, weight, bias, wanted, generator)
+
+
+def linear_crs(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    proj_dim_ratio: float | None = None,
+    proj_dim: int | None = None,
+    proj_dim_min: int | None = None,
+    proj_dim_max: int | None = None,
+    norm_weighted: bool = False,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Compute torch's `linear`, and keep k of its input's n rows for the weight's gradient.
+
+    They are drawn at random, evenly or (`norm_weighted`) in proportion to their norms. The rest is
+    as in :func:`linear_randomized`.
+    """
+    kind = "crs_norm" if norm_weighted else "crs"
+    wanted = Projection(proj_dim_ratio, proj_dim, proj_dim_min, proj_dim_max, kind)
+    check(wanted)
+    return sketched(input, weight, bias, wanted, generator)
+
+
+def sketched(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    wanted: Projection,
+    generator: torch.Generator | None,
+) -> torch.Tensor:
+    """Compute `linear` with a sketch of what was checked before."""
+    n = math.prod(input.shape[:-1])
+    trains = weight.requires_grad and torch.is_grad_enabled()
+    if n == 0 or not trains or is_transformed():
+        return linear(input, weight, bias)
+    # Autocast's copies are new at each call: it is by what was given that sketches are shared.
+    rows, owner, user = wanted.rows(n), input, weight
+    if rows == n:
+        return linear(input, weight, bias)
+    if torch.is_autocast_enabled(input.device.type):
+        kind = torch.get_autocast_dtype(input.device.type)
+        input, weight, bias = (_cast(t, kind) for t in (input, weight, bias))
+    with torch.no_grad():
+        flat = input.detach().reshape(n, input.size(-1))
+        kept, key = sketch_of(owner, flat, user, wanted.matmul, rows, generator)
+    with torch.autocast(input.device.type, enabled=False):
+        return _Linear.apply(input, weight, bias, kept, key, wanted.matmul)
+
+
+def _cast(tensor: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    return tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(dtype)
+
+
+class _Linear(torch.autograd.Function):
+    """torch's linear, with another gradient of the weight."""
+
+    @staticmethod
+    def forward(input, weight, bias, kept, key, kind):
+        return linear(input, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, weight, _, kept, key, ctx.kind = inputs
+        ctx.save_for_backward(weight, kept, key)
+
+    @staticmethod
+    def backward(ctx, grad):
+        weight, kept, key = ctx.saved_tensors
+        flat = grad.reshape(-1, grad.size(-1))
+        input_grad = grad @ weight if ctx.needs_input_grad[0] else None
+        weight_grad = bias_grad = None
+        if ctx.needs_input_grad[1]:
+            sketch = follow(once(flat), ctx.kind, kept.size(0), key)
+            weight_grad = sketch.mT @ kept
+        if ctx.needs_input_grad[2]:
+            bias_grad = flat.sum(0)
+        return input_grad, weight_grad, bias_grad, None, None, None

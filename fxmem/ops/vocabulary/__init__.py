@@ -1,0 +1,1 @@
+"""The loss over a vocabulary, in chunks that never keep the logits."""
