@@ -3,7 +3,8 @@
     python benchmarks/convergence.py [--group linear] [--task text digits] [--seeds 5]
 
 A seed fixes initial weights, batches and dropout for every way; the difference to exact training is
-taken seed by seed, and its 95 % confidence interval is Student's.
+taken seed by seed, and its 95 % confidence interval is Student's. "Kept" is what one forward leaves
+for its backward. With --json, runs that the file holds already are not run again.
 """
 
 from __future__ import annotations
@@ -11,19 +12,21 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from coded_linear import coded
 from scipy import stats
-from tasks import TRAININGS, Training, train
+from tasks import TRAININGS, kept_bytes, train, with_linear_layers
 from torch import nn
 from tqdm import tqdm
 
 import fxmem
 import fxmem.nn
-from fxmem.measure.text import aligned
+from fxmem.measure.text import MiB, aligned
 
-HEAD = ("", "held-out loss", "difference", "95 %")
+HEAD = ("", "kept MiB", "held-out loss", "difference", "95 %")
 EXACT = "exact"
 
 
@@ -31,19 +34,14 @@ def main() -> None:
     """Train every way with every seed; print and write the tables."""
     args = parse()
     torch.set_num_threads(args.threads)
-    results = {}
-    total = len(args.task) * len(args.ways) * args.seeds
-    with tqdm(total=total, unit="run") as bar:
+    log = Log(args)
+    with tqdm(total=len(args.task) * len(args.ways) * args.seeds, unit="run") as bar:
         for task in args.task:
-            training = TRAININGS[task](args.steps)
-            results[task] = losses(training, args.ways, args.seeds, bar)
-    tables = {task: table(found) for task, found in results.items()}
+            fill(log, task, args, bar)
+    tables = {task: table(log.results[task], args.ways) for task in args.task}
     for task, rows in tables.items():
         print(f"\n{task}: {args.steps} steps, {args.seeds} seeds")
         print(aligned([HEAD, *rows]))
-    if args.json:
-        about = {"torch": torch.__version__, "steps": args.steps, "seeds": args.seeds}
-        args.json.write_text(json.dumps({**about, "losses": results}, indent=1) + "\n")
     if args.table:
         args.table.write_text("\n".join(markdown(task, rows) for task, rows in tables.items()))
 
@@ -58,19 +56,29 @@ def activations(**options: object) -> Callable[[nn.Module], nn.Module]:
     return prepare
 
 
-def sketched(ratio: float) -> Callable[[nn.Module], nn.Module]:
+def sketched(ratio: float, kind: str = "gaussian") -> Callable[[nn.Module], nn.Module]:
     """Return what makes linear layers keep a sketch of their input, of `ratio` times its rows."""
 
     def prepare(model: nn.Module) -> nn.Module:
-        fxmem.convert(model, {nn.Linear: {"sketch": ratio}})
-        return model
+        sketch = {"proj_dim_ratio": ratio, "matmul": kind}
+        return fxmem.convert(with_linear_layers(model), {nn.Linear: {"sketch": sketch}}).model
+
+    return prepare
+
+
+def coded_inputs(bits: int) -> Callable[[nn.Module], nn.Module]:
+    """Return what makes linear layers keep their input in `bits` an element."""
+
+    def prepare(model: nn.Module) -> nn.Module:
+        return fxmem.convert(with_linear_layers(model), {nn.Linear: partial(coded, bits)}).model
 
     return prepare
 
 
 def residuals(preset: str) -> Callable[[nn.Module], nn.Module]:
-    """Return what compiles a model with encoded residuals."""
-    return lambda model: torch.compile(model, backend="fxmem", options={"preset": preset})
+    """Return what compiles a model with encoded residuals; kernels are torch's own."""
+    options = {"preset": preset, "inner": "aot_eager"}
+    return lambda model: torch.compile(model, backend="fxmem", options=options)
 
 
 Ways = dict[str, Callable[[nn.Module], nn.Module]]
@@ -84,6 +92,8 @@ ACTIVATIONS: Ways = {
 }
 LINEAR: Ways = {
     **{f"sketch {ratio:.0%}": sketched(ratio) for ratio in (0.5, 0.2, 0.1)},
+    **{f"{kind} 20%": sketched(0.2, kind) for kind in ("hadamard", "crs", "crs_norm")},
+    **{f"{bits}-bit inputs": coded_inputs(bits) for bits in (8, 4, 2)},
     "8-bit residuals": residuals("balanced"),
     "4-bit residuals": residuals("compact"),
 }
@@ -91,28 +101,63 @@ GROUPS = {"activations": ACTIVATIONS, "linear": LINEAR}
 WAYS: Ways = {EXACT: lambda model: model, **ACTIVATIONS, **LINEAR}
 
 
-def losses(training: Training, ways: list[str], seeds: int, bar: tqdm) -> dict[str, list[float]]:
-    """Return the held-out losses of each way, one a seed."""
-    found: dict[str, list[float]] = {way: [] for way in ways}
-    for seed in range(seeds):
-        for way in ways:
-            bar.set_postfix_str(way)
-            found[way].append(train(training, seed, WAYS[way]))
+class Log:
+    """The kept bytes of each way, and its losses by seed, written down after every run."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.path = args.json
+        self.about = {"torch": torch.__version__, "steps": args.steps}
+        self.results: dict[str, dict] = {}
+        if self.path and self.path.exists():
+            written = json.loads(self.path.read_text())
+            self.results = written.pop("results")
+            if written != self.about:
+                raise ValueError(f"{self.path} is of other runs: {written}, not {self.about}")
+
+    def way(self, task: str, way: str) -> dict:
+        """What is known of a way."""
+        return self.results.setdefault(task, {}).setdefault(way, {"losses": {}})
+
+    def write(self) -> None:
+        """Bring the file up to date."""
+        if self.path:
+            text = json.dumps({**self.about, "results": self.results}, indent=1)
+            self.path.write_text(text + "\n")
+
+
+def fill(log: Log, task: str, args: argparse.Namespace, bar: tqdm) -> None:
+    """Run what the log lacks of a task."""
+    training = TRAININGS[task](args.steps)
+    for way in args.ways:
+        known = log.way(task, way)
+        known["kept"] = known.get("kept") or kept_bytes(training, WAYS[way])
+    for seed in range(args.seeds):
+        for way in args.ways:
+            bar.set_postfix_str(f"{task}, {way}")
+            found = log.way(task, way)["losses"]
+            if str(seed) not in found:
+                found[str(seed)] = train(training, seed, WAYS[way])
+                torch.compiler.reset()
+                log.write()
             bar.update()
-    return found
 
 
-def table(found: dict[str, list[float]]) -> list[tuple[str, ...]]:
-    """Return a row a way: mean loss, mean difference to exact training, half its interval."""
-    exact = torch.tensor(found[EXACT], dtype=torch.float64)
+def table(found: dict[str, dict], ways: list[str]) -> list[tuple[str, ...]]:
+    """Return a row a way: kept, mean loss, mean difference to exact, half its interval."""
+    exact = _losses(found[EXACT])
     rows = []
-    for way, values in found.items():
-        loss = torch.tensor(values, dtype=torch.float64)
-        off = loss - exact
+    for way in ways:
+        loss = _losses(found[way])
+        off = loss - exact[: len(loss)]
         half = stats.t.ppf(0.975, len(off) - 1) * off.std().item() / len(off) ** 0.5
         shown = ("", "") if way == EXACT else (f"{off.mean():+.4f}", f"± {half:.4f}")
-        rows.append((way, f"{loss.mean():.4f}", *shown))
+        rows.append((way, f"{found[way]['kept'] / MiB:.2f}", f"{loss.mean():.4f}", *shown))
     return rows
+
+
+def _losses(found: dict) -> torch.Tensor:
+    by_seed = sorted(found["losses"].items(), key=lambda item: int(item[0]))
+    return torch.tensor([loss for _, loss in by_seed], dtype=torch.float64)
 
 
 def markdown(task: str, rows: list[tuple[str, ...]]) -> str:

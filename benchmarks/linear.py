@@ -1,11 +1,13 @@
 """What linear layers cost that keep a sketch of their input: FewBit's table, on RoBERTa's shapes.
 
-    python benchmarks/linear.py [--layers 2] [--batch 8] [--dtype bfloat16] [--json PATH]
+    python benchmarks/linear.py [--layers 2] [--compiled] [--dtype bfloat16] [--json PATH]
 
 Random weights, no dropout. Every torch.nn.Linear is replaced by fxmem's (20 % of the rows, each
-kind of matrix), every activation by one that keeps 3 bits, or both; eager, and compiled by
-backend="fxmem", where "balanced" is what residuals are encoded by. FewBit's own figures, of
-RoBERTa-base on a GPU with 128 x 128 tokens, GiB at the peak: 11.30 / 9.75 / 9.20 / 7.60.
+kind of matrix), every activation by one that keeps 3 bits, or both; eager, and with --compiled the
+same asked of backend="fxmem", beside Inductor. There a sketch is taken where it makes the plan
+smaller: "exact" recomputes what linear layers read, and 3-bit codes of GELU's derivative need its
+output sketched. FewBit's own figures, of RoBERTa-base on a GPU with 128 x 128 tokens, GiB at the
+peak: 11.30 / 9.75 / 9.20 / 7.60.
 """
 
 from __future__ import annotations
@@ -32,18 +34,28 @@ def sketch(kind: str, ratio: float) -> dict:
     return {nn.Linear: {"sketch": {"proj_dim_ratio": ratio, "matmul": kind}}}
 
 
+def compiled(preset: str, ratio: float) -> dict[str, dict]:
+    """The same four under backend="fxmem"; "compact" takes few-bit codes by itself."""
+    codes = {"few_bit": {"bits": 3}}
+    rules = {"": {}, ", 3-bit GELU": codes, ", sketch": {"sketch": ratio}}
+    rules[", sketch, 3-bit GELU"] = rules[", sketch"] | codes
+    options = {
+        f"{preset}{name}": {"preset": preset, "rules": rule}
+        for name, rule in rules.items()
+        if preset != "compact" or "3-bit" not in name
+    }
+    return {name: {"backend": "fxmem", "options": given} for name, given in options.items()}
+
+
 def ways(args: argparse.Namespace) -> dict[str, dict]:
-    """Every way to run the model: rules of convert, or options of the backend."""
+    """Every way to run the model: rules of convert, or a backend and its options."""
     found: dict[str, dict] = {"eager": {}, "3-bit GELU": GELU}
     found |= {f"{kind} {args.ratio:.0%}": sketch(kind, args.ratio) for kind in args.kinds}
     found |= {f"{kind}, 3-bit GELU": sketch(kind, args.ratio) | GELU for kind in args.kinds[:1]}
-    if args.compiled:
-        rule = {"sketch": args.ratio}
-        found["fxmem"] = {"options": {}}
-        found["balanced"] = {"options": {"preset": "balanced"}}
-        found["balanced, sketch"] = {"options": {"preset": "balanced", "rules": rule}}
-        found["compact"] = {"options": {"preset": "compact"}}
-        found["compact, sketch"] = {"options": {"preset": "compact", "rules": rule}}
+    if args.compiled is not None:
+        found["Inductor"] = {"backend": "inductor"}
+        for preset in args.compiled or ["exact"]:
+            found |= compiled(preset, args.ratio)
     return found
 
 
@@ -62,8 +74,8 @@ def variant(model: nn.Module, way: dict, tokens: torch.Tensor) -> Variant:
     """Return a model's copy that runs one way, and its call."""
     model = copy.deepcopy(model)
     run = model
-    if "options" in way:
-        run = torch.compile(model, backend="fxmem", fullgraph=True, options=way["options"])
+    if "backend" in way:
+        run = torch.compile(model, fullgraph=True, **way)
     elif way:
         fxmem.convert(model, way)
     return Variant(model, lambda: run(tokens).last_hidden_state.float().square().mean())
@@ -94,7 +106,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--ratio", type=float, default=0.2)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--compiled", action="store_true", help='and by backend="fxmem"')
+    presets = ("exact", "balanced", "compact")
+    parser.add_argument("--compiled", nargs="*", choices=presets, help="and by these presets")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path, help="write the figures here")

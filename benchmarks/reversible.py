@@ -1,10 +1,12 @@
 """A reversible network of two streams: kept bytes, peak, step time and gradient error by depth.
 
     python benchmarks/reversible.py [--kind transformer conv] [--layers 8 16 32] [--json PATH]
+    python benchmarks/reversible.py --depths 8 16 32 64 128 --layers
 
 Block k adds a branch of the second stream to the first, then a branch of the first to the second.
 Every row trains the same weights on the same data; errors are against fp64, times in turns. The
-last table says how much of what eager keeps for one more block each row keeps.
+table by `--depths` is of kept bytes alone, which are decided before Inductor would compile: what a
+row keeps for one more block is a share of what eager keeps for it.
 """
 
 from __future__ import annotations
@@ -46,9 +48,19 @@ ROWS = {
     "checkpoint": Row(inductor(), partial(TwoStreams, by_block=True)),
     "exact, not reversible": Row(fxmem("exact", rules={"reversible": False})),
     "exact": Row(fxmem("exact")),
+    "exact, keep 0.1": Row(fxmem("exact", rules={"reversible": {"keep": 0.1}})),
     "balanced": Row(fxmem("balanced")),
     "modules, eager": Row(Way(), modules),
+    "modules, integers": Row(Way(), partial(modules, exact=True)),
     "modules, exact": Row(fxmem("exact"), modules),
+}
+AS_IT_IS = {"inner": "aot_eager"}
+DEEP = {
+    "eager": Row(Way()),
+    "exact": Row(fxmem("exact", **AS_IT_IS)),
+    "exact, integers": Row(fxmem("exact", rules={"reversible": {"exact": True}}, **AS_IT_IS)),
+    "modules, eager": Row(Way(), modules),
+    "modules, integers": Row(Way(), partial(modules, exact=True)),
 }
 
 
@@ -97,21 +109,29 @@ def table(found: dict[str, dict[str, float]]) -> str:
     return aligned(lines)
 
 
-def slopes(by_depth: dict[int, dict[str, dict[str, float]]]) -> dict[str, float]:
-    """Return what each row keeps for one more block, as a share of what eager keeps for it."""
+def kept_at(args: argparse.Namespace, kind: Kind, layers: int) -> dict[str, int]:
+    """Return what every row keeps at one depth."""
+    torch._dynamo.reset()
+    return {name: kept(build(args, kind, layers, row).forward).nbytes for name, row in DEEP.items()}
+
+
+def depth_table(by_depth: dict[int, dict[str, int]]) -> str:
+    """Lay kept bytes out by depth, and what one more block adds, as a share of eager's."""
     least, most = min(by_depth), max(by_depth)
-
-    def growth(name: str) -> float:
-        return by_depth[most][name]["kept"] - by_depth[least][name]["kept"]
-
-    return {name: growth(name) / growth("eager") for name in by_depth[most]}
+    growth = {name: by_depth[most][name] - by_depth[least][name] for name in DEEP}
+    lines = [("blocks", *map(str, by_depth), "one more")]
+    for name in DEEP:
+        sizes = (f"{row[name] / MiB:.2f}" for row in by_depth.values())
+        lines.append((name, *sizes, f"{100 * growth[name] / growth['eager']:.2f} %"))
+    return aligned(lines)
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kind", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--layers", nargs="+", type=int, default=[8, 16, 32])
+    parser.add_argument("--layers", nargs="*", type=int, default=[8, 16, 32])
+    parser.add_argument("--depths", nargs="*", type=int, default=[], help="of kept bytes alone")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -136,9 +156,10 @@ def main() -> None:
             by_depth[layers] = measured(args, KINDS[name], layers)
             title = f"{name}, {layers} blocks, {args.dtype}, {args.threads} thread(s)"
             print(f"\n{title}\n{table(by_depth[layers])}", flush=True)
-        if len(by_depth) > 1 and "eager" in args.rows:
-            lines = [(row, f"{100 * share:.2f} %") for row, share in slopes(by_depth).items()]
-            print(f"\n{name}: kept for one more block, of eager's\n{aligned(lines)}", flush=True)
+        if args.depths:
+            deep = {layers: kept_at(args, KINDS[name], layers) for layers in args.depths}
+            results[f"{name}, kept"] = deep
+            print(f"\n{name}, {args.dtype}: MiB kept\n{depth_table(deep)}", flush=True)
     if args.json:
         args.json.write_text(json.dumps({"torch": torch.__version__, "results": results}) + "\n")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -80,7 +81,7 @@ class TwoStreams(nn.Module):
         return torch.cat([a, b], self.split)
 
 
-def modules(kind: Kind, layers: int, width: int) -> nn.Module:
+def modules(kind: Kind, layers: int, width: int, **options: Any) -> nn.Module:
     """Return the same function from fxmem's modules; parameters are made in the same order."""
     branches = [branch for _ in range(layers) for branch in kind.branches(width)]
-    return ReversibleSequential(*branches, split_dim=kind.split)
+    return ReversibleSequential(*branches, split_dim=kind.split, **options)

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import fxmem
 from fxmem.demo.task import Task, new_model, read_text
+from fxmem.measure import kept
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,27 @@ def _vit(seed: int) -> nn.Module:
 
 
 TRAININGS = {"text": text, "digits": digits}
+
+
+def with_linear_layers(model: nn.Module) -> nn.Module:
+    """Return a model with torch.nn.Linear in place of GPT-2's layers, which compute the same."""
+    from transformers.pytorch_utils import Conv1D
+
+    def linear(module: nn.Module, path: str) -> nn.Module:
+        if not isinstance(module, Conv1D):
+            return module
+        twin = nn.Linear(module.nx, module.nf, device="meta")  # draws no random numbers
+        twin.weight, twin.bias = nn.Parameter(module.weight.detach().mT.contiguous()), module.bias
+        return twin
+
+    return fxmem.map_module(model, linear)
+
+
+def kept_bytes(training: Training, prepare: Callable[[nn.Module], nn.Module]) -> int:
+    """What one forward of a model, changed by `prepare`, keeps for its backward."""
+    model = prepare(training.model(0)).train()
+    batch = next(training.batches(0))
+    return kept(lambda: training.loss(model, batch)).nbytes
 
 
 def train(training: Training, seed: int, prepare: Callable[[nn.Module], nn.Module]) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxmem.plan import Plan
 from fxmem.policy import OPTIONS, Policy, PolicyError, unknown
 
 INNER = ("inductor", "aot_eager")
@@ -39,8 +40,8 @@ def fxmem(
         isinstance(value, torch.Tensor) and value.requires_grad
         for value in (*example_inputs, *gm.parameters())
     )
-    notes = rewrite_asked(gm, policy) if trains else ()
-    partitioner = Partitioner(policy, notes, donates=inner == "inductor")
+    rewritten = rewrite_asked(gm, policy) if trains else Plan()
+    partitioner = Partitioner(policy, rewritten, donates=inner == "inductor")
     if inner != "inductor":
         return _without_inductor(gm, example_inputs, partitioner, inner)
     patches = {**_frugal(gm, policy.lossy and trains), **inductor_options}
@@ -98,6 +99,8 @@ def read_options(
     mode: str | None, options: Mapping[str, Any]
 ) -> tuple[Policy, str | Callable, dict[str, Any]]:
     """Sort torch.compile's options into the policy, the inner compiler and Inductor's own."""
+    if not isinstance(options, Mapping):
+        raise PolicyError(f"options must be a dict, as {{'preset': 'balanced'}}, got {options!r}")
     own = {key: value for key, value in options.items() if key in OPTIONS}
     inner = options.get("inner", "inductor")
     if not callable(inner) and inner not in INNER:

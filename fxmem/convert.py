@@ -35,19 +35,23 @@ class Unchanged:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What `convert` did; `model` is the one it was given, unless that itself was replaced."""
+    """What `convert` did.
+
+    Attributes:
+        model: the one it was given, unless that itself was replaced.
+        changes, refusals: of the modules that a rule fits.
+        left: linear layers that none fits, where rules say which types are to be sketched.
+    """
 
     model: Module
     changes: tuple[Change, ...]
     refusals: tuple[Unchanged, ...]
+    left: tuple[Unchanged, ...] = ()
 
     def __str__(self) -> str:
         """One line a change, one a reason for none, and the count."""
         lines = [f"{_joined(c.paths)}: {c.before} -> {c.after}" for c in self.changes]
-        why: dict[str, list[str]] = {}
-        for refusal in self.refusals:
-            why.setdefault(refusal.reason, []).append(_joined(refusal.paths))
-        lines += [f"{_few(paths)}: unchanged: {reason}" for reason, paths in why.items()]
+        lines += [*_grouped("unchanged", self.refusals), *_grouped("not asked for", self.left)]
         return "\n".join([*lines, f"{len(self.changes)} changed, {len(self.refusals)} refused"])
 
 
@@ -67,10 +71,13 @@ def convert(model: Module, rules: Mapping[Key, Value]) -> Conversion:
             - options of `fxmem.nn`, as dict(bits=2), for the drop-in of what stands there, which
               takes over its settings; "output" and "codes" stand for dict(keep=…). A module that is
               not torch's, such as transformers' activations, is known by what it computes. "output"
-              also fits torch's norms, which then keep their output, and dict() these, Dropout,
-              AlphaDropout and max pools, which take no other options;
+              also fits norms, torch's and those that are written by hand, such as LlamaRMSNorm,
+              which then keep their output, and dict() these, Dropout, AlphaDropout and max pools,
+              which take no other options;
             - dict(sketch=0.1), or dict(sketch=dict(proj_dim_ratio=…, matmul=…)) with the options of
-              `fxmem.nn.RandomizedLinear`, which takes over a torch.nn.Linear's parameters;
+              `fxmem.nn.RandomizedLinear`, which takes over a torch.nn.Linear's parameters, and
+              `fxmem.nn.RandomizedConv1D` those of transformers' Conv1D, as GPT-2 has them. Linear
+              layers of a type that no key fits are named in what is printed;
             - a type of module: made without arguments;
             - a function that takes the old module and returns the new one.
 
@@ -79,20 +86,22 @@ def convert(model: Module, rules: Mapping[Key, Value]) -> Conversion:
         ValueError: for a key that fits nothing, impossible options, or a new module with another
             state_dict. The model is then left as it was.
     """
-    from fxmem.nn.rules import checked, chosen, replacement
+    from fxmem.nn.rules import checked, chosen, left_out, replacement
 
-    values = {key: checked(value) for key, value in rules.items()}
-    changes, refusals, twins = [], [], {}
-    for module, (paths, value) in chosen(_sites(model), values).items():
+    sites, values = _sites(model), checked(rules)
+    found, changes, refusals, twins = chosen(sites, values), [], [], {}
+    for module, (paths, value) in found.items():
         twin = replacement(value, module)
         if isinstance(twin, str):
             refusals.append(Unchanged(paths, _described(module), twin))
         elif twin is not module:
             _check_state(module, twin, paths)
             twins[module] = twin
-            changes.append(Change(paths, _described(module), _described(twin)))
+            changes.append(Change(paths, *_both(module, twin)))
+    left = left_out(sites, values, found).items()
+    others = tuple(Unchanged(sites[module], _described(module), why) for module, why in left)
     model = map_module(model, lambda module, path: twins.get(module, module))
-    return Conversion(model, tuple(changes), tuple(refusals))
+    return Conversion(model, tuple(changes), tuple(refusals), others)
 
 
 def map_module(
@@ -141,8 +150,22 @@ def _joined(paths: tuple[str, ...]) -> str:
     return ", ".join(path or "the model itself" for path in paths)
 
 
+def _grouped(title: str, modules: tuple[Unchanged, ...]) -> list[str]:
+    """A line for all that are left for the same reason."""
+    why: dict[str, list[str]] = {}
+    for module in modules:
+        why.setdefault(module.reason, []).append(_joined(module.paths))
+    return [f"{_few(paths)}: {title}: {reason}" for reason, paths in why.items()]
+
+
 def _few(paths: list[str]) -> str:
     return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+
+
+def _both(module: Module, twin: Module) -> tuple[str, str]:
+    """What a module was and what it is, which says whose it is where they read the same."""
+    before, after = _described(module), _described(twin)
+    return before, f"{type(twin).__module__}.{after}" if after == before else after
 
 
 def _described(module: Module) -> str:

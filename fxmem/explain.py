@@ -5,13 +5,19 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from fxmem.measure import kept
 from fxmem.plan import Report
 from fxmem.policy import Policy
+
+if TYPE_CHECKING:
+    from fxmem.observer import Observer
+    from fxmem.ops.sketches.projection import Projection
 
 
 def explain(
@@ -21,7 +27,9 @@ def explain(
 
     The model is run forward on the inputs, so its gradients must be enabled: once to trace it (or
     twice, with and without rules asked for by name) and twice to measure what eager keeps. Random
-    state and buffers are put back afterwards.
+    state and buffers are put back afterwards. Where linear layers keep sketches and the model is an
+    nn.Module that returns a loss, alone or among its outputs, it is run forward and backward once
+    more, and the variance of each sketch is told beside the batch's own.
 
     Args:
         model: an nn.Module or a function.
@@ -30,7 +38,7 @@ def explain(
 
     Raises:
         PolicyError: for an impossible policy.
-        ValueError: if nothing in the model requires a gradient, so that nothing is kept.
+        ValueError: if nothing is kept: nothing requires a gradient, or gradients are off.
     """
     from fxmem.observer import Observer
 
@@ -39,16 +47,24 @@ def explain(
     with _untouched(model):
         # Without the rules asked for by name, to tell what they gain or cost.
         for observer in (found, plain) if plain.policy != policy else (found,):
-            torch.compile(_fresh(model), backend=observer)(*args, **kwargs)
+            # Shapes are these inputs' own, whatever has been explained before.
+            with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
+                torch.compile(_fresh(model), backend=observer)(*args, **kwargs)
         if not found.plans:
-            raise ValueError(
-                "nothing is kept: no output of the model depends on what requires a gradient"
-            )
+            raise ValueError(f"nothing is kept: {_why_nothing()}")
         baselines = _eager(model, args, kwargs)
+        noise = _noise(model, _sketched(found, model), args, kwargs)
     baselines["inductor"] = (plain if plain.plans else found).inductor
     if plain.plans:
         baselines["fxmem, without rules asked for"] = Report(tuple(plain.plans)).kept
-    return Report(tuple(found.plans), baselines, tuple(found.graphs))
+    last = replace(found.plans[-1], notes=(*found.plans[-1].notes, *noise))
+    return Report((*found.plans[:-1], last), baselines, tuple(found.graphs))
+
+
+def _why_nothing() -> str:
+    if not torch.is_grad_enabled():
+        return "gradients are off; call explain outside torch.no_grad() and torch.inference_mode()"
+    return "no output of the model depends on what requires a gradient"
 
 
 def _eager(model: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> dict[str, int]:
@@ -56,6 +72,46 @@ def _eager(model: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> di
         return {"eager": kept(lambda: model(*args, **kwargs)).nbytes}
     except torch.OutOfMemoryError:
         return {}  # what does not fit in eager is what fxmem is for
+
+
+def _sketched(found: Observer, model: Callable[..., Any]) -> dict[str, Projection]:
+    """Return of which modules the weight's gradient comes from a sketch, by path, and of what."""
+    from fxmem.ops.sketches.projection import Projection
+    from fxmem.passes.graph import module_path
+
+    modules = dict(model.named_modules()) if isinstance(model, torch.nn.Module) else {}
+    sketches = (torch.ops.fxmem.sketch.default, torch.ops.aten.index_select.default)
+    nodes = (node for _, backward in found.graphs for node in backward.graph.nodes)
+    paths = dict.fromkeys(module_path(node) for node in nodes if node.target in sketches)
+    kind = found.policy.option("sketch", "kind", "gaussian")
+    wanted = {}
+    for path in paths:
+        ratio = found.policy.ratio("sketch", path)
+        own = getattr(modules.get(path), "projection", None)
+        if isinstance(own, Projection):
+            wanted[path] = own
+        elif hasattr(modules.get(path), "weight") and ratio:
+            wanted[path] = Projection(ratio, matmul=kind)
+    return wanted
+
+
+def _noise(
+    model: Callable[..., Any], wanted: dict[str, Projection], args: tuple, kwargs: dict[str, Any]
+) -> tuple[str, ...]:
+    """Return what sketches of these modules' inputs are seen to cost, in sentences."""
+    from fxmem.nn import variances
+
+    def step() -> None:
+        outputs = tree_leaves(model(*args, **kwargs))
+        losses = [t for t in outputs if torch.is_tensor(t) and t.requires_grad and t.numel() == 1]
+        if losses:
+            weights = [p for p in model.parameters() if p.requires_grad]
+            torch.autograd.grad(losses[0], weights, allow_unused=True)
+
+    try:
+        return variances(model, step, wanted).sentences() if wanted else ()
+    except torch.OutOfMemoryError:
+        return ()
 
 
 def _fresh(fn: Callable[..., Any]) -> Callable[..., Any]:

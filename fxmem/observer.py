@@ -39,11 +39,11 @@ class Observer:
         self.plans: list[Plan] = []
         self.graphs: list[Halves] = []
         self.inductor = 0
-        self.notes: tuple[str, ...] = ()
+        self.rewritten = Plan()
 
     def __call__(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """Compile a Dynamo graph to itself, but for the rules that are asked for by name."""
-        self.notes = rewrite_asked(gm, self.policy)
+        self.rewritten = rewrite_asked(gm, self.policy)
         compiler = aot_autograd(
             fw_compiler=nop, decompositions=select_decomp_table, partition_fn=self._partition
         )
@@ -60,7 +60,7 @@ class _Observing(Partitioner):
     """The partitioner, telling an observer."""
 
     def __init__(self, observer: Observer) -> None:
-        super().__init__(observer.policy, observer.notes)
+        super().__init__(observer.policy, observer.rewritten)
         self.observer = observer
 
     def __call__(self, gm: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any) -> Halves:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from torch._inductor.custom_graph_pass import CustomPartitionerFn, get_hash_for_
 from fxmem import history, ops
 from fxmem.passes import rule
 from fxmem.passes.graph import regions
+from fxmem.passes.joint.copies import recompute_copies
 from fxmem.passes.joint.cut import cut
 from fxmem.passes.joint.frozen import forget_frozen
 from fxmem.passes.joint.overwritten import keep_overwritten
 from fxmem.passes.joint.regions import keep_region_outputs
-from fxmem.passes.joint.reversible import Reversed, keep_sources, reverse
+from fxmem.passes.joint.reversible.reverse import Reversed, keep_sources, reverse
 from fxmem.passes.joint.seeds import keep_seeds, recompute_random
 from fxmem.passes.joint.sketch import release
 from fxmem.passes.joint.sketched import with_sketches
@@ -41,13 +43,15 @@ class Partitioner(CustomPartitionerFn):
     """Decides what crosses from forward to backward, and how it is stored.
 
     Holds nothing but the policy: Inductor copies, pickles and hashes it with its configuration.
-    And notes for the plan, on what was done to the graph before it was differentiated; and whether
+    And the plan of what was done to the graph before it was differentiated; and whether
     it may set torch's `donated_buffer`, which is then reset by whoever made it.
     """
 
-    def __init__(self, policy: Policy, notes: tuple[str, ...] = (), donates: bool = False) -> None:
+    def __init__(
+        self, policy: Policy, rewritten: Plan | None = None, donates: bool = False
+    ) -> None:
         self.policy = policy
-        self.notes = notes
+        self.rewritten = rewritten or Plan()
         self.donates = donates
 
     def __call__(
@@ -98,8 +102,9 @@ class Partitioner(CustomPartitionerFn):
         called = (region.meta.get(PLAN) for region in regions(pair.forward, pair.saved))
         saved = sum(nested.before - nested.after for nested in called if nested is not None)
         # AOTAutograd gives example inputs for whole graphs, and none for the regions in them.
-        notes = (*(self.notes if joint_inputs else ()), *notes)
-        return pair, Plan(plan.entries, notes, region=not joint_inputs, nested=saved)
+        before = self.rewritten if joint_inputs else Plan()
+        plan = replace(plan, notes=(*before.notes, *notes), rewritten=before.rewritten)
+        return pair, replace(plan, region=not joint_inputs, nested=saved)
 
     def _candidates(
         self, gm: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any
@@ -117,12 +122,15 @@ class Partitioner(CustomPartitionerFn):
     def _reverse(self, gm: fx.GraphModule, outputs: int) -> tuple[Reversed | None, list[str]]:
         if not self.policy.allows("reversible"):
             return None, []
-        every = self.policy.option("reversible", "anchor", None)
-        return reverse(gm, outputs, every, self.policy.option("reversible", "exact", False))
+        defaults = {"anchor": None, "exact": False, "keep": 0}
+        chosen = [self.policy.option("reversible", *option) for option in defaults.items()]
+        return reverse(gm, outputs, *chosen)
 
     def _cut(
         self, gm: fx.GraphModule, joint_inputs: Sequence[Any], notes: list[str], **kwargs: Any
     ) -> tuple[Pair, list[str]]:
+        if self.policy.allows("remat"):
+            recompute_copies(gm)
         halves, refused = cut(gm, joint_inputs, self.policy, **kwargs)
         outputs = release(halves[0], kwargs["num_fwd_outputs"])
         pair = Pair(*halves, outputs, _static(halves[0], **kwargs))

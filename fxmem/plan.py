@@ -6,6 +6,7 @@ Plain records: nothing here knows a graph. A residual is a tensor kept from forw
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -74,12 +75,14 @@ class Plan:
         region: whether the pair is a nested compiled region's. Whatever calls the region keeps, at
             every call, what the region returns for its backward.
         nested: bytes that the regions called by this pair save, by their own plans.
+        rewritten: the guarantee of what was rewritten before there was a pair, which notes tell of.
     """
 
     entries: tuple[Site | Refusal, ...] = ()
     notes: tuple[str, ...] = ()
     region: bool = False
     nested: int = 0
+    rewritten: str = "exact"
 
     @property
     def sites(self) -> list[Site]:
@@ -140,8 +143,10 @@ class Report:
 
     @property
     def guarantee(self) -> str:
-        """The weakest guarantee of all residuals."""
-        return max((e.guarantee for e in self.entries), key=GUARANTEES.index, default="exact")
+        """The weakest guarantee of all residuals, and of what was rewritten."""
+        given = (e.guarantee for e in self.entries)
+        rewritten = (plan.rewritten for plan in self.plans)
+        return max((*given, *rewritten), key=GUARANTEES.index, default="exact")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: totals and one dict a residual."""
@@ -157,7 +162,7 @@ class Report:
         }
 
     def __str__(self) -> str:
-        """One line a residual, then the totals beside the baselines."""
+        """What keeps most comes first, in one line all that are alike; then totals."""
         lines = []
         for i, plan in enumerate(self.plans):
             title = f" graph {i}" if len(self.plans) > 1 else ""
@@ -172,7 +177,9 @@ class Report:
         rows = [*self.baselines.items(), (self.unchanged, self.before)]
         rows.append((f"fxmem ({self.guarantee})", self.kept))
         width = max(len(name) for name, _ in rows)
-        return [f"{name:<{width}}  {nbytes / MiB:10.2f} MiB" for name, nbytes in rows]
+        lines = [f"{name:<{width}}  {nbytes / MiB:10.2f} MiB" for name, nbytes in rows]
+        shares = (f", {self.kept / n:.0%} of {name}" for name, n in self.baselines.items() if n)
+        return [*lines[:-1], lines[-1] + "".join(shares)]
 
     def _repr_html_(self) -> str:
         """Return a table with a bar for the bytes of each residual, before and after."""
@@ -197,7 +204,12 @@ def _row(entry: Site | Refusal) -> dict[str, Any]:
 
 
 def _table(plan: Plan) -> list[str]:
-    cells = [_cells(entry) for entry in plan.entries]
+    alike: dict[tuple[str, ...], list[Site | Refusal]] = {}
+    for entry in plan.entries:
+        module, *others = _cells(entry)
+        alike.setdefault((re.sub(r"\d+", "*", module), *others), []).append(entry)
+    groups = sorted(alike.values(), key=lambda group: -sum(entry.nbytes for entry in group))
+    cells = [_cells(*group) for group in groups]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
@@ -205,11 +217,15 @@ def _table(plan: Plan) -> list[str]:
     ]
 
 
-def _cells(entry: Site | Refusal) -> tuple[str, ...]:
+def _cells(entry: Site | Refusal, *others: Site | Refusal) -> tuple[str, ...]:
+    """Return a line's columns; `others` are alike but for the numbers in their modules' paths."""
     residual = entry.residual
-    size = f"{_kib(residual.nbytes)} -> {_kib(entry.nbytes)} KiB"
+    paths = {e.residual.module for e in (entry, *others)}
+    module = residual.module if len(paths) == 1 else re.sub(r"\d+", "*", residual.module)
+    count = f"{1 + len(others)} x " if others else ""
+    size = f"{count}{_kib(residual.nbytes)} -> {_kib(entry.nbytes)} KiB"
     kind = f"{residual.dtype}{list(residual.shape)}".replace("'", "")
-    return (residual.module, residual.op, kind, size, entry.guarantee, entry.action)
+    return (module, residual.op, kind, size, entry.guarantee, entry.action)
 
 
 def _kib(nbytes: int) -> str:

@@ -63,7 +63,10 @@ INTEGER = {"method": _check_method, "first_and_last": (False, True)}
 RULES = {
     "seeds": Switch(),
     "reversible": Switch(
-        options={"force": (False, True), "exact": (False, True), "anchor": range(2**16)}
+        options={
+            **{"force": (False, True), "exact": (False, True)},
+            **{"anchor": range(2**16), "keep": check_ratio},
+        }
     ),
     "remat": Switch(),
     "discrete": Switch(),

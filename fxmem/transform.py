@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import fx
 
 from fxmem.plan import Plan, Report
@@ -45,8 +46,10 @@ def transform(
     from fxmem.passes.forward.registry import PASSES
 
     if not isinstance(gm, fx.GraphModule):
-        kind = type(gm).__name__
-        raise TypeError(f"gm must be a torch.fx.GraphModule (torch.fx.symbolic_trace), got {kind}")
+        kind, hint = type(gm).__name__, "torch.fx.symbolic_trace(model) makes one"
+        if isinstance(gm, torch.export.ExportedProgram):
+            hint = "program.module() is one"
+        raise TypeError(f"gm must be a torch.fx.GraphModule, got {kind}: {hint}")
     policy = Policy.of(policy)
     result = copied(gm)
     allowed = (run for name, run in PASSES if name is None or policy.allows(name, eager=True))

@@ -14,7 +14,8 @@ struct Quantization {
 };
 
 inline Quantization prepare_absmax(const Tensor& x, const std::optional<Tensor>& factor,
-                                   bool by_column, int64_t levels) {
+                                   bool by_column, int64_t levels,
+                                   const std::optional<Tensor>& seed) {
   check(x.dim() == 2 && x.scalar_type() == ScalarType::Float,
         "fxmem::absmax: x must be a float32 matrix; got ", x.dim(), " dimensions of ",
         torch::headeronly::toString(x.scalar_type()));
@@ -27,6 +28,12 @@ inline Quantization prepare_absmax(const Tensor& x, const std::optional<Tensor>&
           " of ", wanted, "; got ", got, " of ",
           torch::headeronly::toString(factor->scalar_type()));
     check_same_device("absmax", "factor", *factor, "x", x);
+  }
+  if (seed) {
+    check(seed->scalar_type() == ScalarType::Long && seed->numel() == 1,
+          "fxmem::absmax: seed must be an int64 tensor of one element; got ", seed->numel(), " of ",
+          torch::headeronly::toString(seed->scalar_type()));
+    check_same_device("absmax", "seed", *seed, "x", x);
   }
   const Shape scales = by_column ? Shape{1, x.size(1)} : Shape{x.size(0), 1};
   return {torch::stable::contiguous(x),

@@ -1,5 +1,6 @@
 // The numbers that a sketch S is made of, from the seed's stream: where they lie in it is said in
-// fxmem/ops/sketches/reference.py. S = diagonal blocks; within one, entry (t, q) = number * scale(t).
+// fxmem/ops/sketches/reference.py. S = diagonal blocks; within one, entry (t, q) = number *
+// scale(t).
 #pragma once
 
 #include <cmath>

@@ -32,7 +32,13 @@ STABLE_TORCH_LIBRARY(fxmem, m) {
       "(Tensor gate_grad, Tensor up_grad)");
   m.def("sketch(Tensor x, str kind, SymInt rows, Tensor seed) -> Tensor");
   m.def("xnor_mm(Tensor a, Tensor b, SymInt n) -> Tensor");
+  m.def("scaled_xnor_mm(Tensor a, Tensor b, SymInt n, Tensor left, Tensor right) -> Tensor");
+  m.def("channels_last(Tensor x) -> Tensor");
+  m.def("signs(Tensor x) -> (Tensor bits, Tensor passes, Tensor magnitude)");
   m.def(
-      "absmax(Tensor x, Tensor? factor, bool by_column, int levels) -> (Tensor codes, "
-      "Tensor scale)");
+      "windows(Tensor x, int fill, SymInt[] kernel, SymInt[] stride, SymInt[] spread, "
+      "SymInt[] before, SymInt[] dilation, SymInt[] outs, SymInt groups) -> Tensor");
+  m.def(
+      "absmax(Tensor x, Tensor? factor, bool by_column, int levels, Tensor? seed=None) -> "
+      "(Tensor codes, Tensor scale)");
 }

@@ -27,6 +27,7 @@ FORWARD_TOOLS = tuple(
         *("dialect", "effects", "constants", "cones", "known", "activations", "eager", "uses"),
         *("traced", "emit", "nested", "rule"),
         *("loss_path", "losses", "z_loss"),
+        *("norm_idioms", "norm_nodes", "norm_refusals"),
     )
 )
 FORWARD = (*TOOLS, *FORWARD_TOOLS, "fxmem.activations", "fxmem.ops")
@@ -36,10 +37,7 @@ ENTRANCE = (
     *("fxmem.passes", "fxmem.ops", *DECISIONS),
     *("fxmem.backend", "fxmem.partitioner", "fxmem.history", "fxmem.measure"),
 )
-CHAINS = tuple(
-    f"fxmem.passes.joint.{name}"
-    for name in "couplings chains recomputable bounds anchors layouts parts rewrite fixed".split()
-)
+REVERSIBLE = "fxmem.passes.joint.reversible"
 PRODUCTS = "fxmem.passes.joint.weight_products"
 SKETCHING = ("fxmem.passes.joint.sketch", "fxmem.passes.joint.sketch_sites", PRODUCTS)
 MODULES = ("torch", "fxmem.ops", "fxmem.activations", "fxmem.functional")
@@ -63,7 +61,7 @@ ROOMS = {
     "fxmem.partitioner": Room(ENTRANCE),
     "fxmem.transform": Room(ENTRANCE),
     "fxmem.observer": Room((*ENTRANCE, "fxmem.partitioner")),
-    "fxmem.explain": Room((*ENTRANCE, "fxmem.measure", "fxmem.observer")),
+    "fxmem.explain": Room((*ENTRANCE, "fxmem.measure", "fxmem.observer", "fxmem.nn")),
     "fxmem.activations": Room(("sympy", "numpy", "fxmem.activations")),
     "fxmem.ops": Room(("torch", "fxmem.ops", "fxmem.activations"), never=("torch.fx",)),
     "fxmem.passes": Room(("fxmem.passes",)),
@@ -78,8 +76,8 @@ ROOMS = {
     "fxmem.passes.forward.*": Room(FORWARD),
     "fxmem.passes.joint": Room((*RULE.may, "fxmem.passes.joint")),
     "fxmem.passes.joint.*": RULE,
-    "fxmem.passes.joint.reversible": Room((*RULE.may, *CHAINS)),
-    **{tool: Room((*TOOLS, *CHAINS)) for tool in CHAINS},
+    REVERSIBLE: Room((*TOOLS, REVERSIBLE)),
+    f"{REVERSIBLE}.reverse": Room((*RULE.may, REVERSIBLE)),
     "fxmem.passes.joint.sketch": Room((*RULE.may, PRODUCTS)),
     "fxmem.passes.joint.sketch_sites": Room((*RULE.may, *SKETCHING)),
     "fxmem.passes.joint.sketched": Room((*RULE.may, *SKETCHING)),

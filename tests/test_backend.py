@@ -1,4 +1,4 @@
-"""The backend, `explain` and `last_report`: options, refusals, and what they leave untouched."""
+"""The backend and `last_report`: options, refusals, and what they leave untouched."""
 
 import os
 import subprocess
@@ -159,70 +159,8 @@ def test_log(tmp_path):
         assert ("aten.mm  float32[128, 128]" in done.stderr) == expected, done.stderr
 
 
-def test_explain_reports_and_holds_the_graphs():
-    report = fxmem.explain(model(), torch.randn(512, 64), policy="balanced")
-    ((forward, backward),) = report.graphs
-    assert "fxmem.encode" in forward.code and "fxmem.decode" in backward.code
-    assert report.kept < report.before <= report.baselines["inductor"]
-    assert [e.residual.module for e in report.entries] == ["0"]
-
-
-def test_explain_takes_a_compiled_model():
-    report = fxmem.explain(torch.compile(model(), backend="eager"), torch.randn(512, 64))
-    assert [e.residual.module for e in report.entries] == ["0"]
-
-
-def test_explain_takes_several_random_ops():
-    m = nn.Sequential(nn.Linear(64, 64), nn.Dropout(0.1), nn.GELU(), nn.Dropout(0.1))
-    assert "bool" not in {e.residual.dtype for e in fxmem.explain(m, torch.randn(64, 64)).entries}
-
-
-def test_explain_of_a_broken_graph_has_two_plans():
-    def broken(x, w):
-        y = (x @ w).sin()
-        torch._dynamo.graph_break()
-        return y.cos() @ w
-
-    w = torch.randn(64, 64, requires_grad=True)
-    report = fxmem.explain(broken, torch.randn(64, 64), w)
-    assert len(report.plans) == len(report.graphs) == 2
-
-
-class Failing(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.norm = nn.BatchNorm1d(8)
-
-    def forward(self, x, fail=False):
-        y = self.norm(x)
-        torch._dynamo.graph_break()
-        if fail:
-            raise RuntimeError("the model fails")
-        return y + torch.rand(1)
-
-
-@pytest.mark.parametrize("fail", [False, True])
-def test_explain_leaves_buffers_and_random_state_as_they_were(fail):
-    m = Failing()
-    before = {name: value.clone() for name, value in m.state_dict().items()}
-    state = torch.get_rng_state()
-    if fail:
-        with pytest.raises(RuntimeError, match="the model fails"):
-            fxmem.explain(m, torch.randn(16, 8, generator=torch.Generator()), fail=True)
-    else:
-        fxmem.explain(m, torch.randn(16, 8, generator=torch.Generator()))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(value, before[name]) for name, value in m.state_dict().items())
-
-
-def test_explain_where_nothing_is_kept():
-    with pytest.raises(ValueError) as error, torch.no_grad():
-        fxmem.explain(model(), torch.randn(4, 64))
-    assert str(error.value) == (
-        "nothing is kept: no output of the model depends on what requires a gradient"
-    )
-
-
-def test_explain_refuses_an_impossible_policy():
-    with pytest.raises(PolicyError, match="preset must be one of"):
-        fxmem.explain(model(), torch.randn(4, 64), policy="tiny")
+def test_options_are_a_dict():
+    with pytest.raises(
+        PolicyError, match=r"options must be a dict, as {'preset': 'balanced'}, got"
+    ):
+        read_options(None, fxmem.Policy("balanced"))

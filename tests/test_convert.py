@@ -128,6 +128,13 @@ def test_the_model_itself():
 
 ERRORS = [
     ({nn.Mish: {}, "gelu": {}}, ValueError, "nothing in the model fits 'gelu', Mish"),
+    ({"act": {}}, ValueError, r"fits 'act' \(it must match a whole path, as '2.act' is one\)"),
+    ({"*.act": {}}, ValueError, r"'\*.act' is no regular expression: nothing to repeat"),
+    ({3: {}}, TypeError, "a type, a regular expression or a predicate; got 3"),
+    ({nn.GELU(): {}}, TypeError, "a type, a regular expression or a predicate; got GELU"),
+    ([nn.GELU], TypeError, "rules must be a dict of keys to values"),
+    ({nn.Linear: {"sketch": {"ratio": 0.1}}}, ValueError, "of a sketch ratio; allowed: proj_dim_r"),
+    ({nn.Linear: {"sketch": 0.1, "matmul": "crs"}}, ValueError, r"{'sketch': {'proj_dim_ratio': "),
     ({nn.GELU: {"bit": 3}}, ValueError, "unknown option bit; allowed: bits, borders, levels, keep"),
     ({nn.GELU: {"bits": 9}}, ValueError, "bits must be 1 to 8; got 9"),
     ({nn.GELU: "exact"}, ValueError, "keep must be 'codes' or 'output'; got 'exact'"),
@@ -144,6 +151,12 @@ def test_errors_leave_the_model_alone(rules, kind, words):
     with pytest.raises(kind, match=words):
         fxmem.convert(net, rules)
     assert all(a is b for a, b in zip(before, net.modules(), strict=True))
+
+
+def test_what_reads_the_same_is_told_apart():
+    found = fxmem.convert(nn.Sequential(nn.Dropout(0.1)), {nn.Dropout: {}})
+    line = "0: Dropout(p=0.1, inplace=False) -> fxmem.nn.dropout.Dropout(p=0.1, inplace=False)"
+    assert str(found).splitlines()[0] == line
 
 
 def test_map_module_visits_children_first_and_once():

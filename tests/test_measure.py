@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils.checkpoint import checkpoint
 
 from fxmem import measure
@@ -106,6 +107,14 @@ def test_hidden_places_count_without_a_name(x):
     assert kept.tensors == ()
     assert kept.unreached == x.nbytes
     assert "not reached" in str(kept)
+
+
+def test_parts_of_a_tensor_subclass_count(x):
+    weight = TwoTensor(torch.randn_like(x), torch.randn_like(x)).requires_grad_()
+    kept = measure.kept(lambda: (weight.sin() * weight).sum())
+    # Of both parts the sine; the weight itself was there before.
+    assert labels(kept) == [("MulBackward0", "self", x.nbytes)] * 2
+    assert kept.unreached == 0
 
 
 def test_packed_tensors_count_as_packed_and_stay_packed(mlp, x):

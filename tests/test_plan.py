@@ -1,6 +1,7 @@
 """Plans and reports are plain data, and how they are printed."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from expecttest import TestCase
@@ -35,7 +36,7 @@ fxmem: 3 residuals
   note: le: evaluated in the forward and kept, not recomputed
 inductor                    17.00 MiB
 this cut, not encoded        9.01 MiB
-fxmem (bounded)              2.20 MiB""",
+fxmem (bounded)              2.20 MiB, 13% of inductor""",
         )
 
     def test_text_of_two_graphs(self):
@@ -51,6 +52,28 @@ fxmem graph 0: 3 residuals
 fxmem graph 1: 0 residuals
 this cut, not encoded        9.01 MiB
 fxmem (bounded)              2.20 MiB""",
+        )
+
+    def test_text_of_what_is_alike(self):
+        # Alike but for the numbers in their paths: one line, of all their bytes the most first.
+        # What differs in any column, and what stands alone, keeps its own line and path.
+        entries = [Refusal(STATISTIC, "encode", "a statistic")]
+        for path in ("h.0.ln_1", "h.0.ln_2", "h.11.ln_1", "wte"):
+            norm = replace(HIDDEN, module=path, nbytes=2**20)
+            entries.append(Site(norm, "encode", "8 bits", 2**18, "bounded"))
+        entries.append(replace(entries[1], guarantee="exact"))
+        entries += 2 * [Refusal(replace(MASK, module="h.3.act"), "", "no rule")]
+        self.assertExpectedInline(
+            str(Report((Plan(tuple(entries)),))),
+            """\
+fxmem: 8 residuals
+  h.3.act   aten.le     bool[s0, 1024]       2 x 1024.0 -> 1024.0 KiB  exact    kept: no rule
+  h.*.ln_*  aten.addmm  float32[2048, 1024]  3 x 1024.0 -> 256.0 KiB   bounded  8 bits
+  wte       aten.addmm  float32[2048, 1024]  1024.0 -> 256.0 KiB       bounded  8 bits
+  h.0.ln_1  aten.addmm  float32[2048, 1024]  1024.0 -> 256.0 KiB       exact    8 bits
+            aten.rsqrt  float32[2048, 1]     8.0 -> 8.0 KiB            exact    kept: a statistic
+this cut, not encoded        7.01 MiB
+fxmem (bounded)              3.26 MiB""",
         )
 
     def test_html(self):
@@ -88,7 +111,7 @@ fxmem (bounded)              2.20 MiB""",
 </table>
 <pre style='margin:0'>eager                        0.00 MiB
 this cut, not encoded        0.00 MiB
-fxmem (exact)                0.00 MiB</pre>""",
+fxmem (exact)                0.00 MiB, 50% of eager</pre>""",
         )
 
     def test_dict(self):

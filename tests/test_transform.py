@@ -202,12 +202,15 @@ def test_a_report_of_something_else_is_refused():
     )
 
 
-def test_modules_that_are_no_graph_are_refused():
-    with pytest.raises(TypeError) as error:
-        fxmem.transform(nn.GELU())
-    assert str(error.value) == (
-        "gm must be a torch.fx.GraphModule (torch.fx.symbolic_trace), got GELU"
-    )
+def test_what_is_no_graph_is_refused():
+    program = torch.export.export(nn.GELU(), (torch.ones(3),))
+    for given, hint in (
+        (nn.GELU(), "GELU: torch.fx.symbolic_trace(model) makes one"),
+        (program, "ExportedProgram: program.module() is one"),
+    ):
+        with pytest.raises(TypeError) as error:
+            fxmem.transform(given)
+        assert str(error.value) == f"gm must be a torch.fx.GraphModule, got {hint}"
 
 
 def test_impossible_policies_are_refused():

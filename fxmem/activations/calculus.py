@@ -9,11 +9,12 @@ from functools import cache
 import numpy as np
 import sympy as sp
 
-from .primitives import Held
+from .primitives import BOUNDED, Decay, Held, NormalCdf, lower
 from .printing import NUMPY, Printer, Program
 from .table import Activation, x, y
 
 Curve = Callable[[np.ndarray], np.ndarray]
+QUICK_LIMITS = {sp.exp: sp.Integer(87), Decay: sp.Integer(87), NormalCdf: sp.Rational(21, 4)}
 FAR = 30.0  # every smooth row is straight, or flat, beyond
 
 
@@ -34,7 +35,48 @@ def evaluated_slope(row: Activation) -> sp.Expr:
     far = np.array([-np.inf, np.finfo(np.float32).min, np.finfo(np.float32).max, np.inf])
     if not np.isnan(curve(slope(row), row, dtype=np.float32)(far)).any():
         return slope(row)
-    return slope(row).xreplace({x: Held(x)})
+    held = slope(row).xreplace({x: Held(x)})
+    # What is bounded needs no holding: so f and f' share it.
+    shared = held.replace(
+        lambda node: isinstance(node, BOUNDED) or node.is_Relational,
+        lambda node: node.xreplace({Held(x): x}),
+    )
+    return held if np.isnan(curve(shared, row, dtype=np.float32)(far)).any() else shared
+
+
+@cache
+def reach(row: Activation) -> sp.Expr | None:
+    """How large |x| may be for the quick evaluation of f and f'; None where there is none.
+
+    Within it arguments of functions stay within `QUICK_LIMITS`. An expression in the parameters.
+    """
+    both = [lower(expr).xreplace({Held(x): x}) for expr in (value(row), evaluated_slope(row))]
+    limits = {
+        _reach(node.args[0], limit)
+        for function, limit in QUICK_LIMITS.items()
+        for expr in both
+        for node in expr.atoms(function)
+        if node.has(x)
+    }
+    if None in limits or (len(limits) > 1 and not all(limit.is_number for limit in limits)):
+        return None
+    return min(limits, default=None)
+
+
+def _reach(argument: sp.Expr, limit: sp.Expr) -> sp.Expr | None:
+    """Where |argument|, which grows with |x|, is `limit`; None if solving for it were wanted."""
+    rate = sp.diff(argument, x)
+    if not rate.has(x) and argument.subs(x, 0) == 0:
+        return limit / sp.Abs(rate)
+    if argument.free_symbols != {x}:
+        return None
+    size = sp.lambdify(x, sp.Abs(argument))
+    low, high = 0.0, float(limit)
+    for _ in range(60):
+        middle = (low + high) / 2
+        beyond = max(size(middle), size(-middle)) > limit
+        low, high = (low, middle) if beyond else (middle, high)
+    return sp.Float(low, 8)
 
 
 def curve(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import sympy as sp
 
-from .calculus import evaluated_slope, step_code, step_slopes, value
+from .calculus import evaluated_slope, reach, step_code, step_slopes, value
 from .inverse import branch_at, branches, from_output
 from .printing import Printer
 from .table import TABLE, Activation
@@ -24,7 +24,8 @@ FIRST = """\
 
 // Functors of one activation each; `p` points to the parameters. Where kStepwise, `code` says which
 // of the distinct slopes x has. Parameters are then rounded to x's dtype first, as torch does,
-// since saturated outputs are known by them. `slope_from_output` is right where `invertible`.
+// since saturated outputs are known by them. `slope_from_output` is right where `invertible`. Where
+// kQuick, and |x| is at most `reach`, quicker functions serve `value` and `slope`.
 namespace fxmem {
 """
 LAST = """\
@@ -74,6 +75,9 @@ def members(row: Activation) -> Iterator[str]:
     yield f"  static constexpr int kParameters = {len(row.parameters)};"
     yield f"  static constexpr bool kStepwise = {str(bool(step_slopes(row))).lower()};"
     yield f"  static constexpr int kBranches = {count};"
+    yield f"  static constexpr bool kQuick = {str(reach(row) is not None).lower()};"
+    if reach(row) is not None:
+        yield function(row, "reach", (), reach(row))
     yield function(row, "value", ("R x",), value(row))
     yield function(row, "slope", ("R x",), evaluated_slope(row))
     if step_slopes(row):

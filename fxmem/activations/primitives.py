@@ -9,6 +9,7 @@ import sympy as sp
 from sympy.codegen.cfunctions import expm1, log1p
 
 __all__ = [
+    "BOUNDED",
     "Decay",
     "Held",
     "Logistic",
@@ -138,6 +139,9 @@ class NormalCdf(Primitive):
     @classmethod
     def stable(cls, x: sp.Expr) -> sp.Expr:
         return cls(x)
+
+
+BOUNDED = (Decay, Logistic, LogisticSlope, NormalCdf)
 
 
 class Offset(sp.Function):

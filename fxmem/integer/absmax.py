@@ -12,6 +12,8 @@ from fxmem.ops.absmax import absmax
 from fxmem.quantizers import Quantizer, stochastic_round
 from fxmem.quantizers.quantizer import check_bits
 
+SEEDS = (-(2**63), 2**63 - 1)
+
 # Which dimensions of a tensor have a scale for each of their indices.
 SLICES = {
     "tensor": lambda dim: (),
@@ -48,7 +50,7 @@ class Absmax(Quantizer):
         The factor has one number a channel, or where scales have, one for all before it.
         """
         by_column = self.slices == "channel"
-        if self.stochastic or x.dtype != torch.float32:
+        if x.dtype != torch.float32:
             shape = (*x.shape[:-1], 1) if by_column else (-1,)
             codes, scale = self.encode(x if factor is None else x * factor.reshape(shape))
             return codes.to(torch.int8), scale
@@ -56,7 +58,9 @@ class Absmax(Quantizer):
         size = [x.size(d) if d in kept else 1 for d in range(x.dim())]
         rest = math.prod(n for d, n in enumerate(x.shape) if d not in kept)
         shape = (rest, math.prod(size)) if by_column else (math.prod(size), rest)
-        codes, scale = absmax(x.reshape(shape), factor, by_column, 2 ** (self.bits - 1) - 1)
+        seed = torch.randint(*SEEDS, (1,), device=x.device) if self.stochastic else None
+        levels = 2 ** (self.bits - 1) - 1
+        codes, scale = absmax(x.reshape(shape), factor, by_column, levels, seed)
         return codes.view(x.shape), scale.view(size if kept else ())
 
     def encode(self, x, generator=None):

@@ -13,58 +13,84 @@ import torch.nn.functional as F
 
 from fxmem import ops
 from fxmem.ops.layout import contiguous_stride
-from fxmem.ops.xnor import pack_rows, xnor_mm
-from fxmem.quantizers import input_scale
-from fxmem.quantizers.rounding import widened
+from fxmem.ops.signs import signs
+from fxmem.ops.xnor import WORD, pack_rows, scaled_xnor_mm, xnor_mm
+from fxmem.quantizers import XnorWeight, input_scale
 
+from .masks import masked
 from .methods import BINARY, BinaryMethod
 from .operators import define_layers
-from .window import Dense, lead_of, window_of
+from .products import joined
+from .window import Dense, Window, lead_of, window_of
 
 
 def _signs(bits: torch.Tensor, size, dtype: torch.dtype) -> torch.Tensor:
     """±1 of a stream of bits, contiguous."""
     stride = contiguous_stride(tuple(size))
-    return ops.unpack(bits, tuple(size), stride, 1, torch.bool).to(dtype).mul_(2).sub_(1)
+    return ops.lookup(bits, (-1.0, 1.0), 1, tuple(size), stride, dtype)
 
 
-def _alpha(weight: torch.Tensor, method: BinaryMethod) -> torch.Tensor:
+def _alpha(magnitude: torch.Tensor, weight: torch.Tensor, method: BinaryMethod) -> torch.Tensor:
     """The weight's scale, 0-dimensional or one a filter in dimension 0."""
-    return method.weight.encode(widened(weight.detach()))[1]
+    if isinstance(method.weight, XnorWeight):
+        return magnitude.view(-1, *(1 for _ in weight.shape[1:]))
+    return magnitude.new_ones(())
 
 
-def _products(x: torch.Tensor, weight: torch.Tensor, geometry) -> torch.Tensor:
-    """Sums of signs, int32 [outputs, out]; x and weight are channels-last, padding counts 0."""
-    window = window_of(weight, geometry)
-    words = (pack_rows(it >= 0) for it in (x, weight))
-    left, right = window.rows(next(words), 0), next(words).flatten(1)
-    sums = xnor_mm(left, right, weight[0].numel())
-    if isinstance(window, Dense) or not any(window.padding):
-        return sums
-    return sums.view(x.size(0), -1, weight.size(0)).add_(_padding(x, weight, window)).flatten(0, 1)
+def _words(x: torch.Tensor, bits: torch.Tensor, groups: int) -> torch.Tensor:
+    """The signs' bits in rows of whole words, one a group; where groups fill them, as they are."""
+    if x.size(-1) // groups % WORD == 0:
+        return bits.view(*x.shape[:-1], x.size(-1) // 8)
+    return pack_rows(x.unflatten(-1, (groups, -1)) >= 0).flatten(-2)
 
 
-def _padding(x: torch.Tensor, weight: torch.Tensor, window) -> torch.Tensor:
+def _pairs(x, weight, bits, window: Window) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The rows of signs that each group's product reads."""
+    left = window.rows(_words(x, bits[0], window.groups), 0)
+    size = window.groups, weight.size(0) // window.groups, left.size(-1)
+    right = _words(weight, bits[1], 1).reshape(size)
+    return list(zip(left, right, strict=True))
+
+
+def _outputs(x, weight, bits, k, alpha, window: Window) -> torch.Tensor:
+    """The scaled sums of products of signs, [outputs, out]; x and weight are channels-last."""
+    pairs, n = _pairs(x, weight, bits, window), weight[0].numel()
+    padded = not isinstance(window, Dense) and any(window.padding)
+    if k.dtype == torch.float32 and window.groups == 1 and not padded:
+        return scaled_xnor_mm(*pairs[0], n, k.reshape(-1), alpha.reshape(-1))
+    sums = joined([xnor_mm(*pair, n) for pair in pairs], 1)
+    if padded:
+        sums.view(x.size(0), -1, weight.size(0)).add_(_padding(x, weight, window))
+    lead = k if k.dim() == 0 else _each(k, window, weight).flatten(0, -2)
+    return sums.to(k.dtype).mul_(lead).mul_(alpha if alpha.dim() == 0 else alpha.reshape(-1))
+
+
+def _padding(x: torch.Tensor, weight: torch.Tensor, window: Window) -> torch.Tensor:
     """What the padding, whose bits say -1, took from the sums: int32 [places, out]."""
-    inside = torch.zeros_like(x[:1, ..., :1], dtype=torch.float32)
-    high, wide = window.padding
-    outside = F.pad(inside, (0, 0, wide, wide, high, high), value=1.0).permute(0, 3, 1, 2)
-    signs = torch.where(weight >= 0, 1.0, -1.0).sum(-1).unsqueeze(1)
-    lost = F.conv2d(outside, signs, None, window.stride, 0, window.dilation)
-    return lost.flatten(2).squeeze(0).t().to(torch.int32)
+    inside = x.new_zeros(1, *x.shape[1:3], window.groups, dtype=torch.uint8)
+    outside = window.rows(inside, 1)[0].float()
+    signs = torch.where(weight >= 0, 1.0, -1.0).sum(-1).flatten(1)
+    return (outside @ signs.t()).to(torch.int32)
 
 
-def _scale_of(x: torch.Tensor, weight: torch.Tensor, geometry) -> torch.Tensor:
-    """XNOR-Net's K of x channels-last, [lead..., 1]."""
-    if not geometry:
-        return input_scale(x)
-    kernel = tuple(weight.shape[1:-1])
-    return input_scale(x.permute(0, 3, 1, 2), kernel, *geometry).permute(0, 2, 3, 1).contiguous()
+def _scale(magnitude: torch.Tensor, x: torch.Tensor, window: Window) -> torch.Tensor:
+    """XNOR-Net's K, [lead..., groups], of the mean |x| of each place and group."""
+    if isinstance(window, Dense):
+        return magnitude.view(*x.shape[:-1], 1)
+    images = magnitude.view(*x.shape[:-1], -1).permute(0, 3, 1, 2)
+    steps = window.kernel, window.stride, window.padding, window.dilation
+    k = input_scale(images.flatten(0, 1).unsqueeze(1), *steps)
+    return k.view(x.size(0), -1, *k.shape[2:]).permute(0, 2, 3, 1).contiguous()
 
 
-def _real(x, weight, geometry, dtype):
+def _each(k: torch.Tensor, window: Window, weight: torch.Tensor) -> torch.Tensor:
+    """K of each output, or of all at a place."""
+    return k if window.groups == 1 else k.repeat_interleave(weight.size(0) // window.groups, -1)
+
+
+def _real(x, weight, geometry):
     """The products of real inputs channels-last with the weight's signs."""
-    signs = torch.where(weight >= 0, 1.0, -1.0).to(dtype)
+    signs = torch.where(weight >= 0, 1.0, -1.0).to(x.dtype)
     if not geometry:
         return F.linear(x, signs)
     last = F.conv2d(x.permute(0, 3, 1, 2), signs.permute(0, 3, 1, 2), None, *geometry)
@@ -75,60 +101,40 @@ def layer(x, weight, bias, geometry, name):
     """The outputs channels-last, and what is kept; of real inputs x itself is."""
     method, wide = BINARY[name], torch.promote_types(x.dtype, torch.float32)
     x, weight = x.contiguous(), weight.contiguous()
-    alpha, none = _alpha(weight, method), x.new_empty(0, dtype=torch.uint8)
-    k = _scale_of(x.to(wide), weight, geometry) if method.scaled else x.new_ones((), dtype=wide)
+    window, one = window_of(weight, geometry), x.new_ones((), dtype=wide)
+    w_bits, _, filters = signs(weight.to(wide).flatten(1))
+    alpha = _alpha(filters, weight, method)
     if method.signs:
-        sums = _products(x, weight, geometry).to(wide)
-        y = sums.view(*lead_of(x, weight, geometry), weight.size(0))
-        kept = ops.pack(x >= 0), k, ops.pack(x.abs() <= 1)
+        rows = x.to(wide).reshape(-1, x.size(-1) // window.groups)
+        x_bits, mask, magnitude = signs(rows)
+        k = _scale(magnitude, x, window) if method.scaled else one
+        y = _outputs(x, weight, (x_bits, w_bits), k, alpha, window)
+        y, kept = y.view(*lead_of(x, window), weight.size(0)), (x_bits, k, mask)
     else:
-        y, kept = _real(x.to(wide), weight, geometry, wide), (none, k, none.clone())
-    y = y * k * (alpha if alpha.dim() == 0 else alpha.reshape(-1))
+        none = x.new_empty(0, dtype=torch.uint8)
+        y = _real(x.to(wide), weight, geometry) * (alpha.reshape(-1) if alpha.dim() else alpha)
+        kept = none, one, none.clone()
     y = y if bias is None else y.add_(bias)
-    return y.to(x.dtype), *kept, ops.pack(weight >= 0), alpha
+    return y.to(x.dtype), *kept, w_bits, alpha
 
 
 def gradients(grad, kept, weight, size, geometry, name, wants):
     """The gradients of x and weight channels-last, empty where nobody wants them."""
     x, k, mask, w_bits, alpha = kept
-    method, dtype = BINARY[name], grad.dtype
-    grad = grad.to(torch.promote_types(dtype, torch.float32)).contiguous() * k
+    method, dtype, window = BINARY[name], grad.dtype, window_of(weight, geometry)
+    grad = grad.to(torch.promote_types(dtype, torch.float32)).contiguous()
+    grad = grad * _each(k, window, weight) if method.scaled else grad
     x_grad, w_grad = grad.new_empty(0), grad.new_empty(0)
     if wants[0]:
-        signs = _signs(w_bits, weight.shape, grad.dtype) * alpha
-        x_grad = _input_gradient(grad, signs, size, geometry)
-        x_grad = _masked(x_grad, mask, method.signs).to(dtype)
+        right = _signs(w_bits, weight.shape, grad.dtype)
+        right = right if alpha.dim() == 0 else right.mul_(alpha)
+        x_grad = window.input_gradient(grad, right, size)
+        x_grad = (masked(x_grad, mask) if method.signs else x_grad).to(dtype)
     if wants[1]:
         left = _signs(x, size, grad.dtype) if method.signs else x.to(grad.dtype)
-        w_grad = _weight_gradient(grad, left, weight.shape, geometry)
+        w_grad = window.weight_gradient(grad, left, weight.shape)
         w_grad = method.weight.gradient(w_grad, weight).to(weight.dtype)
     return x_grad, w_grad
-
-
-def _masked(grad: torch.Tensor, mask: torch.Tensor, signs: bool) -> torch.Tensor:
-    if not signs:
-        return grad
-    grad = grad.contiguous()
-    return torch.where(ops.unpack(mask, grad.shape, grad.stride(), 1, torch.bool), grad, 0)
-
-
-def _input_gradient(grad, signs, size, geometry):
-    if not geometry:
-        return grad @ signs
-    given = [it.permute(0, 3, 1, 2) for it in (grad, grad.new_empty(1).expand(*size), signs)]
-    return _convolved(*given, geometry, (True, False))[0].permute(0, 2, 3, 1)
-
-
-def _weight_gradient(grad, x, size, geometry):
-    if not geometry:
-        return grad.flatten(0, -2).t() @ x.flatten(0, -2)
-    given = [it.permute(0, 3, 1, 2) for it in (grad, x, x.new_empty(1).expand(*size))]
-    return _convolved(*given, geometry, (False, True))[1].permute(0, 2, 3, 1)
-
-
-def _convolved(grad, x, weight, geometry, wants):
-    call = torch.ops.aten.convolution_backward
-    return call(grad, x, weight, None, *geometry, False, [0, 0], 1, [*wants, False])
 
 
 def _autocast(device, x, weight, bias, *given):

@@ -39,7 +39,7 @@ def conv2d(
     """F.conv2d in the integers of a method, forward and backward, as `linear`.
 
     x is [batch, in, height, width]; the result's memory is channels-last. Raises ValueError for
-    groups other than 1 and for padding in words other than "valid" and "same".
+    padding in words other than "valid" and an even "same". Each group is a product of its own.
     """
     steps = geometry(weight, stride, padding, dilation, groups)
     return operator_of(method, "conv2d")(x, weight, bias, *steps, method)[0]
@@ -72,15 +72,16 @@ def operator_of(method: str, layer: str) -> Operator:
 
 def geometry(
     weight: torch.Tensor, stride: Ints, padding: Ints | str, dilation: Ints, groups: int
-) -> tuple[tuple[int, ...], ...]:
-    """Stride, padding and dilation of two numbers each. Raises ValueError for what is not done."""
-    if groups != 1:
-        raise ValueError(f"integer convolutions have 1 group; got {groups}")
+) -> tuple[tuple[int, ...] | int, ...]:
+    """Stride, padding and dilation of two numbers each, and the groups.
+
+    Raises ValueError for what is not done.
+    """
     steps = [(n, n) if isinstance(n, int) else tuple(n) for n in (stride, dilation)]
     if isinstance(padding, str):
         padding = _padding(padding, weight.shape[2:], steps)
     pads = (padding, padding) if isinstance(padding, int) else tuple(padding)
-    return steps[0], pads, steps[1]
+    return steps[0], pads, steps[1], groups
 
 
 def _padding(word: str, kernel: torch.Size, steps: list[tuple[int, ...]]) -> tuple[int, ...]:

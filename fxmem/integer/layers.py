@@ -13,7 +13,8 @@ from fxmem import ops
 from fxmem.quantizers import Quantizer
 
 from . import products
-from .methods import Method, method_of
+from .masks import masked
+from .methods import method_of
 from .operand import Operand
 from .operators import define_layers
 from .window import lead_of, window_of
@@ -31,7 +32,7 @@ def layer(x, weight, bias, geometry, name):
     left, right = Operand.of(x, method.activation), Operand.of(weight, method.weight)
     wide = torch.promote_types(x.dtype, torch.float32)
     window = window_of(weight, geometry)
-    y = products.forward(left, right, window, lead_of(x, weight, geometry), wide)
+    y = products.forward(left, right, window, lead_of(x, window), wide)
     y = (y if bias is None else y.add_(bias)).to(x.dtype)
     return y, left.stored, left.scale, _mask(x, method.activation), right.stored, right.scale
 
@@ -42,23 +43,20 @@ def gradients(grad, kept, weight, size, geometry, name, wants):
     method, dtype = method_of(name, bool(geometry)), grad.dtype
     grad = grad.to(torch.promote_types(dtype, torch.float32)).contiguous()
     window = window_of(weight, geometry)
+    left = Operand(x_codes, x_scale, method.activation, tuple(size))
+    right = Operand(w_codes, w_scale, method.weight, tuple(weight.shape))
+    errors = method.input_error, method.weight_error
+    both = products.shared_error(grad, left, right, errors) if all(wants) else None
+    errors = errors if both is None else (both, both)
     x_grad, w_grad = grad.new_empty(0), grad.new_empty(0)
     if wants[0]:
-        right = Operand(w_codes, w_scale, method.weight, tuple(weight.shape))
-        x_grad = products.input_gradient(grad, right, method.input_error, window, size)
-        x_grad = _masked(x_grad, mask, method).to(dtype)
+        x_grad = products.input_gradient(grad, right, errors[0], window, size)
+        x_grad = x_grad if method.activation.straight else masked(x_grad, mask)
+        x_grad = x_grad.to(dtype)
     if wants[1]:
-        left = Operand(x_codes, x_scale, method.activation, tuple(size))
-        w_grad = products.weight_gradient(grad, left, method.weight_error, window)
-        w_grad = method.weight.gradient(w_grad.view(weight.shape), weight).to(weight.dtype)
+        w_grad = products.weight_gradient(grad, left, errors[1], window, weight.shape)
+        w_grad = method.weight.gradient(w_grad, weight).to(weight.dtype)
     return x_grad, w_grad
-
-
-def _masked(grad: torch.Tensor, mask: torch.Tensor, method: Method) -> torch.Tensor:
-    if method.activation.straight:
-        return grad
-    passes = ops.unpack(mask, grad.shape, grad.stride(), 1, torch.bool)
-    return torch.where(passes, grad, 0)
 
 
 def _autocast(device, x, weight, bias, *given):

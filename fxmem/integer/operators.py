@@ -11,13 +11,15 @@ from collections.abc import Callable
 
 import torch
 
-from fxmem.ops.checks import require
+from fxmem.ops.channels_last import channels_last
 from fxmem.ops.native import Derivative, compose, underivable
+
+from . import checks
 
 Operator = torch._ops.OpOverload
 SECOND = "its gradient is that of a rounding, which has no second derivative. Detach it"
 KEPT = ("x_codes", "x_scale", "mask", "w_codes", "w_scale")
-GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
+GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, "
 
 
 def define_layers(
@@ -33,26 +35,33 @@ def define_layers(
     """
 
     def linear(x, weight, bias, method):
-        _check(f"{kind}_linear", x, weight, 2)
+        checks.linear(f"{kind}_linear", x, weight, bias)
         return layer(x, weight, bias, (), method)
 
     def linear_backward(grad, *args):
         *kept, weight, size, method, wants_x, wants_weight = args
         return gradients(grad, kept, weight, list(size), (), method, (wants_x, wants_weight))
 
-    def conv2d(x, weight, bias, stride, padding, dilation, method):
-        _check(f"{kind}_conv2d", x, weight, 4)
-        y, *kept = layer(_last(x), _last(weight), bias, (stride, padding, dilation), method)
+    def conv2d(x, weight, bias, *given):
+        *geometry, method = given
+        checks.conv2d(f"{kind}_conv2d", x, weight, bias, geometry)
+        y, *kept = layer(*(channels_last(it) for it in (x, weight)), bias, geometry, method)
         return _first(y), *kept
 
     def conv2d_backward(grad, x, *args):
-        *kept, weight, size, stride, padding, dilation, method, wants_x, wants_weight = args
+        *args, wants_x, wants_weight = args
+        *kept, weight, size, stride, padding, dilation, groups, method = args
         batch, channels, high, wide = size
-        x = _last(x) if keeps_input(method) and wants_weight else x
-        given = [batch, high, wide, channels], (stride, padding, dilation), method
+        x = channels_last(x) if keeps_input(method) and wants_weight else x
+        given = [batch, high, wide, channels], (stride, padding, dilation, groups), method
         wants = wants_x, wants_weight
-        grads = gradients(_last(grad), (x, *kept), _last(weight), *given, wants)
-        return tuple(_first(g) if want else g for g, want in zip(grads, wants, strict=True))
+        x_grad, w_grad = gradients(
+            channels_last(grad), (x, *kept), channels_last(weight), *given, wants
+        )
+        return (
+            _as_given(x_grad, grad) if wants_x else x_grad,
+            _first(w_grad) if wants_weight else w_grad,
+        )
 
     return (
         _define(f"{kind}_linear", "", linear, linear_backward, autocast, keeps_input),
@@ -60,22 +69,17 @@ def define_layers(
     )
 
 
-def _last(x: torch.Tensor) -> torch.Tensor:
-    return x.permute(0, 2, 3, 1)
-
-
 def _first(x: torch.Tensor) -> torch.Tensor:
     return x.permute(0, 3, 1, 2)
 
 
-def _check(op: str, x: torch.Tensor, weight: torch.Tensor, dim: int) -> None:
-    require(x.is_floating_point(), op, "x", "of floating point", x.dtype)
-    require(weight.dim() == dim, op, "weight", f"of {dim} dimensions", weight.dim())
-    if dim == 4:
-        require(x.dim() == dim, op, "x", f"of {dim} dimensions", x.dim())
-    channel = -1 if dim == 2 else 1
-    same = x.dim() > 0 and x.size(channel) == weight.size(1)
-    require(same, op, "x", f"of {weight.size(1)} channels", tuple(x.shape))
+def _as_given(x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+    """The input's gradient, channels-last, in the memory order that the output's came in."""
+    if grad.permute(0, 2, 3, 1).is_contiguous():
+        return _first(x)
+    batch, high, wide, channels = x.shape
+    turned = channels_last(x.contiguous().view(batch, high * wide, channels, 1))
+    return turned.view(batch, channels, high, wide)
 
 
 def _define(

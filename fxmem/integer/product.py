@@ -13,16 +13,24 @@ CUDA_ROWS, CUDA_STEP = 17, 8  # what cuBLASLt's int8 product wants at least, and
 
 @dataclass(frozen=True)
 class Term:
-    """A matrix (codes + zero) * scale: int8, a number, and one scale or one a row or a column."""
+    """A matrix (codes + zero) * scale: int8, a number, and one scale or one a row or a column.
+
+    Or one of each group, codes and what scales there are in a dimension in front.
+    """
 
     codes: torch.Tensor
     scale: torch.Tensor
     zero: float = 0.0
 
     def t(self) -> Term:
-        """The transposed matrix."""
-        scale = self.scale.t() if self.scale.dim() == 2 else self.scale
-        return Term(self.codes.t(), scale, self.zero)
+        """The transposed matrix, or matrices."""
+        scale = self.scale.mT if self.scale.dim() > 1 else self.scale
+        return Term(self.codes.mT, scale, self.zero)
+
+    def of_group(self, group: int) -> Term:
+        """The matrix of one group, with its scales or those that all have."""
+        scale = self.scale[group] if self.scale.dim() == 3 else self.scale
+        return Term(self.codes[group], scale, self.zero)
 
 
 def int_mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -47,7 +55,9 @@ def _summed(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
 
 
 def _sums(codes: torch.Tensor, dim: int, dtype: torch.dtype) -> torch.Tensor:
-    return codes.sum(dim, keepdim=True, dtype=torch.int32).to(dtype)
+    """The sums along a dimension: a product with ones is several times as fast as torch's sum."""
+    ones = codes.new_ones((codes.size(1), 1) if dim == 1 else (1, codes.size(0)))
+    return _summed(codes, ones, dtype) if dim == 1 else _summed(ones, codes, dtype)
 
 
 def product(a: Term, b: Term, dtype: torch.dtype) -> torch.Tensor:

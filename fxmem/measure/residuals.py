@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from fxmem.measure.heap import events
 from fxmem.measure.text import MiB, aligned
@@ -79,7 +80,8 @@ def kept(forward: Callable[[], Any]) -> Kept:
         if address in alive and address not in found:
             dtype = str(tensor.dtype).removeprefix("torch.")
             found[address] = KeptTensor(owner, name, tuple(tensor.shape), dtype, alive[address])
-    ignored = found.keys() | {_address(tensor) for tensor in outputs}
+    parts = (part for tensor in outputs for part in _parts(tensor))
+    ignored = found.keys() | set(map(_address, parts))
     unreached = sum(nbytes for address, nbytes in alive.items() if address not in ignored)
     return Kept(tuple(found.values()), unreached)
 
@@ -92,7 +94,7 @@ def _saved(outputs: list[torch.Tensor]) -> Iterator[tuple[str, str, torch.Tensor
         node = pending.pop()
         for name, value in _held(node):
             for tensor in _tensors(value):
-                yield node.name(), name, tensor
+                yield from ((node.name(), name, part) for part in _parts(tensor))
         for below, _ in node.next_functions:
             if below is not None and below not in seen:
                 seen.add(below)
@@ -121,6 +123,15 @@ def _tensors(value: Any, depth: int = 4) -> Iterator[torch.Tensor]:
             yield from _tensors(item, depth - 1)
     elif depth and hasattr(value, "__dict__") and not isinstance(value, (type, torch.nn.Module)):
         yield from _tensors(vars(value), depth)
+
+
+def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield what a wrapper (DTensor, torchao's) is made of, or the tensor itself."""
+    if not is_traceable_wrapper_subclass(tensor):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from _parts(getattr(tensor, name))
 
 
 def _address(tensor: torch.Tensor) -> int | None:

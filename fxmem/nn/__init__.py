@@ -17,6 +17,7 @@ from fxmem.activations.table import TABLE
 
 from . import reversible as reversible
 from .activation import DropIn as DropIn
+from .conv1d import RandomizedConv1D as RandomizedConv1D
 from .dropout import AlphaDropout as AlphaDropout
 from .dropout import Dropout as Dropout
 from .generation import class_name, make
@@ -29,6 +30,9 @@ from .gradient_variance import variance as variance
 from .linear import LinearCRS as LinearCRS
 from .linear import RandomizedLinear as RandomizedLinear
 from .loss import LinearCrossEntropy as LinearCrossEntropy
+from .max_pool import AdaptiveMaxPool1d as AdaptiveMaxPool1d
+from .max_pool import AdaptiveMaxPool2d as AdaptiveMaxPool2d
+from .max_pool import AdaptiveMaxPool3d as AdaptiveMaxPool3d
 from .max_pool import MaxPool1d as MaxPool1d
 from .max_pool import MaxPool2d as MaxPool2d
 from .max_pool import MaxPool3d as MaxPool3d
@@ -46,8 +50,8 @@ from .variance_table import variances as variances
 OTHERS = (
     "LinearCrossEntropy",
     *("DropIn", "Stepwise", "drop_in", "is_activation", "reversible", "twin_of"),
-    *("LinearCRS", "RandomizedLinear", "Variance", "VarianceEstimator", "Variances"),
-    *("variance", "variances"),
+    *("LinearCRS", "RandomizedConv1D", "RandomizedLinear"),
+    *("Variance", "VarianceEstimator", "Variances", "variance", "variances"),
 )
 
 

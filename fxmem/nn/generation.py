@@ -15,6 +15,7 @@ from fxmem.functional.documentation import document
 from fxmem.functional.signatures import OPTIONS, arguments, signature
 
 from .activation import DropIn
+from .by_hand import twin_by_hand
 from .recognition import recognised
 from .twins import plain_twin, plain_twin_of
 
@@ -81,6 +82,8 @@ def drop_in(module: torch.nn.Module, **options: Any) -> torch.nn.Module:
         own = {name: getattr(module, name) for name in twin.arguments}
     elif found := recognised(module):
         twin, own = make(found[0]), found[1]
+    elif norm := twin_by_hand(module, **options):
+        return norm
     else:
         raise ValueError(f"fxmem.nn has no drop-in for {type(module).__name__}")
     return twin(**own, **options).train(module.training)

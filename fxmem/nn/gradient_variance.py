@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 
 from fxmem.ops.sketches.projection import Projection, check
-from fxmem.ops.sketches.reference import Block, blocks
+from fxmem.ops.sketches.reference import BLOCK, Block, blocks
 
 
 class Variance(NamedTuple):
@@ -37,8 +37,8 @@ class Variance(NamedTuple):
 def variance(x: torch.Tensor, y: torch.Tensor, projection: Projection) -> Variance:
     """What a sketch of `x` [..., in] costs the weight's gradient, for the output's gradient `y`.
 
-    Exact for gaussian, rademacher and crs; for hadamard, dct and dft of rows that a random sign
-    makes alike; for crs_norm at most. Raises ValueError for a projection that does not fit.
+    Exact for gaussian, rademacher, crs and crs_norm; for hadamard, dct and dft of rows that a
+    random sign makes alike. Raises ValueError for a projection that does not fit.
     """
     check(projection)
     x, y = (t.detach().reshape(-1, t.size(-1)) for t in (x, y))
@@ -48,10 +48,10 @@ def variance(x: torch.Tensor, y: torch.Tensor, projection: Projection) -> Varian
     sgd = (n * total.own - total.product) / max(n - 1, 1)
     rmm = (total.energy - total.product) / k
     alpha = total.product / total.energy if total.energy else 0.0
-    if k == n:
+    if k == n or not total.energy:
         return Variance(alpha, sgd, rmm, 0.0)
     if projection.matmul == "crs_norm":
-        return Variance(alpha, sgd, rmm, (_weighted(x, y) - total.product) / k)
+        return Variance(alpha, sgd, rmm, _strata(x.norm(dim=1), k, x, y))
     parts = (_of_block(projection.matmul, b, x, y) for b in blocks(n, k))
     return Variance(alpha, sgd, rmm, sum(parts))
 
@@ -71,15 +71,10 @@ def _moments(x: torch.Tensor, y: torch.Tensor) -> _Moments:
     return _Moments(*(float(value) for value in sums))
 
 
-def _weighted(x: torch.Tensor, y: torch.Tensor) -> float:
-    norms = x.norm(dim=1).double()
-    return float(norms.sum() * (norms @ y.square().sum(1, dtype=torch.float64)))
-
-
 def _of_block(kind: str, block: Block, x: torch.Tensor, y: torch.Tensor) -> float:
     x, y = (t[block.first : block.last] for t in (x, y))
     if kind == "crs":
-        return _strata(block, x, y)
+        return _strata(x.new_ones(block.n), block.k, x, y)
     energy, product, own = _moments(x, y)
     both = energy + product
     if kind == "gaussian":
@@ -92,14 +87,21 @@ def _of_block(kind: str, block: Block, x: torch.Tensor, y: torch.Tensor) -> floa
     return (size - block.k) / max(size - 1, 1) * (both - fourth * own) / block.k
 
 
-def _strata(block: Block, x: torch.Tensor, y: torch.Tensor) -> float:
-    """Of one row from each stratum: what lies between strata does not vary."""
-    width = block.n / block.k
-    edges = torch.arange(block.k + 1, dtype=x.dtype, device=x.device)[:, None] * width
-    row = torch.arange(block.n, dtype=x.dtype, device=x.device)
-    share = (edges[1:].minimum(row + 1) - edges[:-1].maximum(row)).clamp_(min=0)
-    alike = (x @ x.mT) * (y @ y.mT)
-    return float(width * alike.trace() - ((share @ alike) * share).sum())
+def _strata(weights: torch.Tensor, k: int, x: torch.Tensor, y: torch.Tensor) -> float:
+    """Of one row from each of k strata of equal weight: what lies between strata does not vary."""
+    share = weights.double() * (k / weights.sum(dtype=torch.float64))  # of a row, in strata
+    ends = share.cumsum(0)
+    starts, x, y = ends - share, x.double(), y.double()
+    z = y / share.clamp(min=torch.finfo(share.dtype).tiny)[:, None]
+    found = x.square().sum(1) @ (y * z).sum(1)
+    for strata in torch.arange(k).tensor_split(max(1, min(k, len(x) // BLOCK))):
+        t = strata.to(ends)[:, None]
+        first = torch.searchsorted(ends, t[0], right=True)
+        own = slice(int(first), int(torch.searchsorted(starts, t[-1] + 1)))
+        drawn = ((t + 1).minimum(ends[own]) - t.maximum(starts[own])).clamp_(min=0)
+        alike = (x[own] @ x[own].mT) * (z[own] @ z[own].mT)
+        found -= ((drawn @ alike) * drawn).sum()
+    return float(found)
 
 
 class VarianceEstimator:
@@ -108,7 +110,8 @@ class VarianceEstimator:
     It keeps the layer's input from forward to backward, as a plain layer does.
 
     Args:
-        module: a RandomizedLinear, or any module from [..., in] to [..., out] that is one product.
+        module: a RandomizedLinear, any module from [..., in] to [..., out] that is one product, or
+            a convolution of single points.
         callback: takes a Variance and the count of backwards before.
         projection: what to estimate for; default: the module's own.
 
@@ -127,18 +130,24 @@ class VarianceEstimator:
             raise ValueError(f"{type(module).__name__} keeps no sketch: say for which projection")
         self.projection, self.callback, self.step = projection or own, callback, 0
         check(self.projection)
-        self._hook = module.register_forward_hook(self._forward)
+        self._hook = module.register_forward_hook(self._forward, with_kwargs=True)
 
     def remove(self) -> None:
         """Estimate no more."""
         self._hook.remove()
 
     def _forward(
-        self, module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor
+        self,
+        module: torch.nn.Module,
+        args: tuple[torch.Tensor, ...],
+        kwargs: dict[str, torch.Tensor],
+        output: torch.Tensor,
     ) -> None:
-        x = args[0].detach()
+        # A convolution has its channels before what its kernel spans.
+        channels = -1 - len(getattr(module, "kernel_size", ()))
+        x = next(iter((*args, *kwargs.values()))).detach().movedim(channels, -1)
         if output.requires_grad:
-            output.register_hook(lambda grad: self._backward(x, grad))
+            output.register_hook(lambda grad: self._backward(x, grad.movedim(channels, -1)))
 
     def _backward(self, x: torch.Tensor, grad: torch.Tensor) -> None:
         self.callback(variance(x, grad, self.projection), self.step)

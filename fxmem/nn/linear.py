@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -50,9 +49,7 @@ class RandomizedLinear(torch.nn.Linear):
 
     def extra_repr(self) -> str:
         """Torch's, then how much is kept and how."""
-        given = self.projection._asdict().items()
-        own = [f"{name}={value!r}" for name, value in given if value is not None]
-        return ", ".join([super().extra_repr(), *own])
+        return ", ".join([super().extra_repr(), *self.projection.given()])
 
 
 class LinearCRS(RandomizedLinear):
@@ -78,17 +75,3 @@ class LinearCRS(RandomizedLinear):
             raise TypeError("LinearCRS draws rows: matmul is RandomizedLinear's")
         kind = "crs_norm" if norm_weighted else "crs"
         super().__init__(in_features, out_features, bias, device, dtype, **projection, matmul=kind)
-
-
-def sketched_twin(module: torch.nn.Module, asked: float | Mapping[str, Any]) -> torch.nn.Module:
-    """The randomized layer with the parameters of a torch.nn.Linear; `asked`: a ratio or options.
-
-    Raises ValueError for any other module.
-    """
-    if type(module) not in (torch.nn.Linear, RandomizedLinear, LinearCRS):
-        raise ValueError(f"a sketch is kept by torch.nn.Linear; this is {type(module).__name__}")
-    options = asked if isinstance(asked, Mapping) else {"proj_dim_ratio": asked}
-    sizes = module.in_features, module.out_features, module.bias is not None
-    twin = RandomizedLinear(*sizes, device="meta", **options)
-    twin.weight, twin.bias = module.weight, module.bias
-    return twin.train(module.training)

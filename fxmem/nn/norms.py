@@ -9,6 +9,7 @@ import torch
 
 from fxmem import functional
 from fxmem.functional.norms import check_activation
+from fxmem.ops.norms.modules import batch_norm_of
 
 KEEPS = ("output", "input")
 
@@ -104,30 +105,7 @@ class _BatchNorm(_Keeping):
         """Normalise over the batch and all positions, update the running statistics, activate."""
         if self.keep == "input":
             return super().forward(input)
-        self._check_input_dim(input)
-        own_statistics = self.running_mean is None
-        running = (self.running_mean, self.running_var)
-        if self.training and not self.track_running_stats:
-            running = (None, None)
-        return functional.batch_norm(
-            input,
-            *running,
-            self.weight,
-            self.bias,
-            self.training or own_statistics,
-            self._momentum(),
-            self.eps,
-            activation=self.activation,
-            activation_param=self.activation_param,
-        )
-
-    def _momentum(self) -> float:
-        """Count the batch; return its share in the running statistics."""
-        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if self.momentum is None:
-                return 1.0 / float(self.num_batches_tracked)
-        return 0.0 if self.momentum is None else self.momentum
+        return batch_norm_of(input, self, (self.activation, self.activation_param))
 
     def extra_repr(self) -> str:
         followed = "" if self.activation == "identity" else f", activation={self.activation!r}"

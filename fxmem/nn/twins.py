@@ -13,6 +13,7 @@ Module = torch.nn.Module
 NORMS = (norms.LayerNorm, norms.RMSNorm, norms.GroupNorm)
 NORMS += (norms.BatchNorm1d, norms.BatchNorm2d, norms.BatchNorm3d)
 POOLS = (max_pool.MaxPool1d, max_pool.MaxPool2d, max_pool.MaxPool3d)
+POOLS += (max_pool.AdaptiveMaxPool1d, max_pool.AdaptiveMaxPool2d, max_pool.AdaptiveMaxPool3d)
 DROPOUTS = (dropout.Dropout, dropout.AlphaDropout)
 TWINS: dict[type[Module], type[Module]] = {
     getattr(torch.nn, twin.__name__): twin for twin in (*NORMS, *POOLS, *DROPOUTS)

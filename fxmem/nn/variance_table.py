@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from fxmem.ops.sketches.projection import Projection
 
+from .conv1d import RandomizedConv1D, is_conv1d
 from .gradient_variance import Variance, VarianceEstimator
 
 HEAD = ("module", "alpha", "batch", "sketch", "sketch / batch")
@@ -29,30 +30,42 @@ class Variances:
             for row in rows
         )
 
+    def sentences(self) -> tuple[str, ...]:
+        """The same for a report, a sentence a module."""
+        return tuple(
+            f"sketch: {path}: measured, its variance is {_ratio(found):.2f} times the batch's own "
+            f"(alpha {found.alpha:.1e})"
+            for path, found in self.modules.items()
+        )
+
 
 def _row(path: str, found: Variance) -> tuple[str, ...]:
-    ratio = found.sketch / found.sgd if found.sgd else float("inf")
-    return (path, *(f"{v:.2e}" for v in (found.alpha, found.sgd, found.sketch)), f"{ratio:.2f}")
+    shown = (f"{value:.2e}" for value in (found.alpha, found.sgd, found.sketch))
+    return (path, *shown, f"{_ratio(found):.2f}")
+
+
+def _ratio(found: Variance) -> float:
+    return found.sketch / found.sgd if found.sgd else float("inf")
 
 
 def variances(
-    model: torch.nn.Module, step: Callable[[], object], projection: Projection | None = None
+    model: torch.nn.Module,
+    step: Callable[[], object],
+    projection: Projection | Mapping[str, Projection] | None = None,
 ) -> Variances:
     """Run `step`, forwards and backwards of `model`, and return what its linear layers show.
 
     Args:
-        projection: what to estimate for; default: each module's own, of those that have one.
+        projection: what to estimate for, in all torch.nn.Linear and transformers' Conv1D, or by the
+            module's path; default: each module's own, of those that have one.
 
     Raises:
         ValueError: for an impossible projection.
     """
     told: dict[str, list[Variance]] = {}
     estimators = [
-        VarianceEstimator(module, _add(told.setdefault(path, [])), projection)
-        for path, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear)
-        and module.weight.requires_grad
-        and (projection or hasattr(module, "projection"))
+        VarianceEstimator(module, _add(told.setdefault(path, [])), wanted)
+        for path, module, wanted in _layers(model, projection)
     ]
     try:
         step()
@@ -60,6 +73,23 @@ def variances(
         for estimator in estimators:
             estimator.remove()
     return Variances({path: _mean(found) for path, found in told.items() if found})
+
+
+def _layers(
+    model: torch.nn.Module, projection: Projection | Mapping[str, Projection] | None
+) -> Iterator[tuple[str, torch.nn.Module, Projection]]:
+    for path, module in model.named_modules():
+        own = getattr(module, "projection", None)
+        if isinstance(projection, Mapping):
+            wanted = projection.get(path)
+        else:
+            wanted = projection or own if _is_linear(module) else None
+        if wanted is not None and module.weight.requires_grad:
+            yield path, module, wanted
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.Linear | RandomizedConv1D) or is_conv1d(module)
 
 
 def _add(found: list[Variance]) -> Callable[[Variance, int], None]:

@@ -2,11 +2,11 @@
 
 import torch
 
-from . import checks
+from . import checks, reference
 from .native import define, underivable
 
 
-def _check(x: torch.Tensor, factor: torch.Tensor | None, by_column: bool, levels: int) -> None:
+def _check(x, factor, by_column: bool, levels: int, seed) -> None:
     matrix = x.dim() == 2 and x.dtype == torch.float32
     got = f"{x.dim()} dimensions of {x.dtype}"
     checks.require(matrix, "absmax", "x", "a float32 matrix", got)
@@ -18,20 +18,33 @@ def _check(x: torch.Tensor, factor: torch.Tensor | None, by_column: bool, levels
         got = f"{found} of {factor.dtype}"
         right = fits and factor.dtype == torch.float32
         checks.require(right, "absmax", "factor", f"float32, one a {each} of {wanted}", got)
+    if seed is not None:
+        single = seed.dtype == torch.int64 and seed.numel() == 1
+        got = f"{seed.numel()} of {seed.dtype}"
+        checks.require(single, "absmax", "seed", "an int64 tensor of one element", got)
 
 
-def _reference(x, factor, by_column, levels):
-    _check(x, factor, by_column, levels)
+def _noise(x: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
+    """Uniform in (-1/2, 1/2); each row has a stream of its own."""
+    rows = torch.arange(x.size(0)).unsqueeze(1) << 32
+    return reference.dither(int(seed), rows + torch.arange(x.size(1))).to(x.device)
+
+
+def _reference(x, factor, by_column, levels, seed=None):
+    _check(x, factor, by_column, levels, seed)
     if factor is not None:
         whole = factor.view(-1, 1) if by_column else factor.repeat(x.size(1) // factor.numel())
         x = x * whole
     dim = 0 if by_column else 1
     top = x.abs().amax(dim, True) if x.size(dim) else x.sum(dim, True)
     scale = torch.where(top == 0, 1, top / levels)
-    return (x / scale).round_().nan_to_num_(0).to(torch.int8), scale
+    scaled = x / scale
+    if seed is not None:
+        scaled += _noise(x, seed)
+    return scaled.round_().nan_to_num_(0).to(torch.int8), scale
 
 
-def _fake(x, factor, by_column, levels):
+def _fake(x, factor, by_column, levels, seed=None):
     size = (1, x.size(1)) if by_column else (x.size(0), 1)
     return x.new_empty(x.shape, dtype=torch.int8), x.new_empty(size)
 
@@ -45,13 +58,18 @@ _absmax = define(
 
 
 def absmax(
-    x: torch.Tensor, factor: torch.Tensor | None = None, by_column: bool = False, levels: int = 127
+    x: torch.Tensor,
+    factor: torch.Tensor | None = None,
+    by_column: bool = False,
+    levels: int = 127,
+    seed: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return round(x factor / s) as int8 and s = max|x factor| / levels; ties to even.
 
     x is a float32 matrix. By column `factor` has one number a row and s one a column, [1, n]; else
     `factor` has one a column, or a period of them that is repeated, and s one a row, [m, 1]. s is 1
-    of zeros; where there is a NaN or an infinity, NaN or infinite, and such codes are 0. Raises
-    RuntimeError for what does not fit.
+    of zeros; where there is a NaN or an infinity, NaN or infinite, and such codes are 0. With a
+    `seed`, an int64 tensor of one element, a code is rounded up or down so that its expectation is
+    right. Raises RuntimeError for what does not fit.
     """
-    return _absmax(x, factor, by_column, levels)
+    return _absmax(x, factor, by_column, levels, seed)

@@ -31,6 +31,12 @@ def is_differentiated(*tensors: torch.Tensor | None) -> bool:
     )
 
 
+def is_traced() -> bool:
+    """Whether a compiler or torch.func follows a call, which then is of no particular numbers."""
+    proxied = torch._C._get_dispatch_mode(PROXY) is not None
+    return torch.compiler.is_compiling() or proxied or is_transformed()
+
+
 def is_transformed() -> bool:
     """Whether torch.func transforms a call; never while a compiler traces, which sees to that."""
     compiling = torch.compiler.is_compiling()

@@ -29,13 +29,14 @@ def memory_order(size: Ints, stride: Ints) -> list[int] | None:
     order = outermost_first(size, stride)
     if any(known_int(length) == 0 for length in size):
         return list(range(len(size)))
-    expected = 1
+    # Torch's own strides count a size as 1 at least, where it may be 0 for all that is known.
+    expected, least = 1, 1
     for d in reversed(order):
         if known_int(size[d]) == 1:
             continue
-        if known_int(stride[d] - expected) != 0:
+        if 0 not in (known_int(stride[d] - step) for step in (expected, least)):
             return None
-        expected = expected * size[d]
+        expected, least = expected * size[d], least * torch.sym_max(size[d], 1)
     return order
 
 

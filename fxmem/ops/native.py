@@ -37,8 +37,13 @@ SCHEMAS = {
     "(Tensor gate_grad, Tensor up_grad)",
     "sketch": "(Tensor x, str kind, SymInt rows, Tensor seed) -> Tensor",
     "xnor_mm": "(Tensor a, Tensor b, SymInt n) -> Tensor",
-    "absmax": "(Tensor x, Tensor? factor, bool by_column, int levels) -> (Tensor codes, "
-    "Tensor scale)",
+    "scaled_xnor_mm": "(Tensor a, Tensor b, SymInt n, Tensor left, Tensor right) -> Tensor",
+    "channels_last": "(Tensor x) -> Tensor",
+    "signs": "(Tensor x) -> (Tensor bits, Tensor passes, Tensor magnitude)",
+    "windows": "(Tensor x, int fill, SymInt[] kernel, SymInt[] stride, SymInt[] spread, "
+    "SymInt[] before, SymInt[] dilation, SymInt[] outs, SymInt groups) -> Tensor",
+    "absmax": "(Tensor x, Tensor? factor, bool by_column, int levels, Tensor? seed=None) -> "
+    "(Tensor codes, Tensor scale)",
 }
 
 DIRECTORY = Path(__file__).parents[1] / "lib"

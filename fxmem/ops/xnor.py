@@ -26,19 +26,28 @@ def unpack_rows(packed: torch.Tensor, n: int) -> torch.Tensor:
     return unpack(packed.reshape(-1), size, contiguous_stride(size), 1, torch.bool)[..., :n]
 
 
-def _check(a: torch.Tensor, b: torch.Tensor, n: int) -> None:
+def _check(op: str, a: torch.Tensor, b: torch.Tensor, n: int) -> None:
     for name, it in (("a", a), ("b", b)):
         rows = it.dim() == 2 and it.dtype == torch.uint8 and it.size(1) % 8 == 0
         got = f"{tuple(it.shape)} of {it.dtype}"
-        checks.require(rows, "xnor_mm", name, "uint8 rows of whole 8-byte words", got)
+        checks.require(rows, op, name, "uint8 rows of whole 8-byte words", got)
     same = a.size(1) == b.size(1)
-    checks.require(same, "xnor_mm", "b", f"rows of {a.size(1)} bytes, as a's", b.size(1))
-    checks.require(0 <= n <= 8 * a.size(1), "xnor_mm", "n", f"0 to {8 * a.size(1)}", n)
+    checks.require(same, op, "b", f"rows of {a.size(1)} bytes, as a's", b.size(1))
+    checks.require(0 <= n <= 8 * a.size(1), op, "n", f"0 to {8 * a.size(1)}", n)
+
+
+def _check_scaled(a, b, n, left, right) -> None:
+    _check("scaled_xnor_mm", a, b, n)
+    for name, scale, rows in (("left", left, a.size(0)), ("right", right, b.size(0))):
+        fits = scale.numel() == 1 or (scale.dim() == 1 and scale.numel() == rows)
+        right_dtype = fits and scale.dtype == torch.float32
+        got = f"{scale.numel()} of {scale.dtype}"
+        checks.require(right_dtype, "scaled_xnor_mm", name, f"float32, 1 or {rows}", got)
 
 
 def _reference(a: torch.Tensor, b: torch.Tensor, n: int) -> torch.Tensor:
     """Sums of ±1 are whole numbers, which float32 counts up to 2^24."""
-    _check(a, b, n)
+    _check("xnor_mm", a, b, n)
     bits = 8 * a.size(1)
     dtype = torch.float32 if bits < 2**24 else torch.float64
     left, right = (unpack_rows(it, bits).to(dtype).mul_(2).sub_(1) for it in (a, b))
@@ -49,11 +58,27 @@ def _fake(a, b, n):
     return a.new_empty(a.size(0), b.size(0), dtype=torch.int32)
 
 
+def _scaled_reference(a, b, n, left, right):
+    _check_scaled(a, b, n, left, right)
+    return xnor_mm(a, b, n).float() * left.reshape(-1, 1) * right.reshape(1, -1)
+
+
+def _scaled_fake(a, b, n, left, right):
+    return a.new_empty(a.size(0), b.size(0), dtype=torch.float32)
+
+
 _xnor_mm = define(
     "xnor_mm",
     reference=_reference,
     fake=_fake,
     derivative=underivable("xnor_mm", "its operands are bits. Use fxmem.integer.linear"),
+)
+
+_scaled_xnor_mm = define(
+    "scaled_xnor_mm",
+    reference=_scaled_reference,
+    fake=_scaled_fake,
+    derivative=underivable("scaled_xnor_mm", "its operands are bits. Use fxmem.integer.linear"),
 )
 
 
@@ -64,3 +89,13 @@ def xnor_mm(a: torch.Tensor, b: torch.Tensor, n: int) -> torch.Tensor:
     a and b, and so do not count. Raises RuntimeError for what does not fit.
     """
     return _xnor_mm(a, b, n)
+
+
+def scaled_xnor_mm(
+    a: torch.Tensor, b: torch.Tensor, n: int, left: torch.Tensor, right: torch.Tensor
+) -> torch.Tensor:
+    """`xnor_mm` times scales, float32: `left` has one or one a row of a, `right` the same of b.
+
+    Raises RuntimeError for what does not fit.
+    """
+    return _scaled_xnor_mm(a, b, n, left, right)

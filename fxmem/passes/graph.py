@@ -24,7 +24,14 @@ aten = torch.ops.aten
 # Views that their schema does not declare, because they promise nothing about aliasing.
 UNDECLARED_VIEWS = (aten._unsafe_view.default, aten.reshape.default)
 # What new nodes inherit from the value that they stand for: its origin, for reports and profiles.
-ORIGIN = ("nn_module_stack", "stack_trace", "original_aten", "from_node", "seq_nr")
+ORIGIN = (
+    "nn_module_stack",
+    "fwd_nn_module_stack",
+    "stack_trace",
+    "original_aten",
+    "from_node",
+    "seq_nr",
+)
 
 EXACT = "fxmem_exact"  # in a node's meta: why it must be kept without loss, in a sentence
 SKETCH_OF = "fxmem_sketch_of"  # the Residual that a sketch is kept in place of, and what it is

@@ -65,12 +65,16 @@ def glorot_scale(weight: torch.Tensor) -> float:
 def mean_magnitude(x: torch.Tensor, keep: int | None = None) -> torch.Tensor:
     """E|x| over all of x, 0-dimensional, or of each slice along dimension `keep`, sizes of 1 kept.
 
-    0 for a tensor without elements.
+    0 for a tensor without elements. Summed in float64, where equal float32 magnitudes have exactly
+    themselves as their mean: a quantized weight that is exported and quantized again is the same.
     """
-    if keep is None:
-        return x.abs().mean() if x.numel() else x.new_zeros(())
     dims = [d for d in range(x.dim()) if d != keep]
-    return x.abs().mean(dims, keepdim=True) if dims else x.abs()
+    if keep is None and not x.numel():
+        return x.new_zeros(())
+    if not dims:
+        return x.abs()
+    mean = x.abs().mean(dims, keepdim=keep is not None, dtype=torch.float64)
+    return mean.to(x.dtype)
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class Activation(Quantizer):
         return x.clamp(0, 1).mul_(2**self.bits - 1).round_(), None
 
     def passes(self, x):
-        return (x >= 0) & (x <= 1)
+        return x.clamp(0, 1) == x
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,10 @@ class Gradient(Quantizer):
 
     Samples lie along dimension 0. N = u / (2^k - 1) with u uniform in (-1/2, 1/2) makes the
     expectation g; without `stochastic` it is 0. A sample of zeros stays zero.
+
+    It is for the gradient of a layer's output, which both products of the backward read (algorithm
+    1). What they return is not quantized: the weight's gradient is a sum of k-bit products with a
+    scale for each sample, and real, as are the weights that it updates.
     """
 
     bits: int

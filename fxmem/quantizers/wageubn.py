@@ -136,14 +136,21 @@ class Flag(Quantizer):
         """What is stored: the data bits and the flag."""
         return self.data_bits + 1
 
-    def encode(self, x, generator=None):
+    def parts(
+        self, x: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Multiples of sc and of sc/S, which of them are flagged, and sc."""
         levels = 2 ** (self.data_bits - 1)
         scale = magnitude(x) / levels
         scaled = x / scale
-        fine = (scaled * levels).round()
-        coarse = scaled.round().clamp(1 - levels, levels - 1)
+        fine = (scaled * levels).round_()
+        coarse = scaled.round_().clamp_(1 - levels, levels - 1)
         # A small value may round to sc itself, which only the coarse grid stores.
-        is_coarse = fine.abs() >= levels
+        return coarse, fine, fine.abs() >= levels, scale
+
+    def encode(self, x, generator=None):
+        levels = 2 ** (self.data_bits - 1)
+        coarse, fine, is_coarse, scale = self.parts(x)
         number = torch.where(is_coarse, coarse, fine)
         return number.remainder(2 * levels) + is_coarse * (2 * levels), scale
 

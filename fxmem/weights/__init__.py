@@ -11,6 +11,12 @@
 or, with the optimizer's own hooks, no change of the loop at all:
 
     manager = fxmem.weights.ExternalWeightManager(model, "binaryconnect", optimizer=optimizer)
+
+Trained, the weights are saved in the bits that they need, and read by another program:
+
+    export = manager.export()  # print it for the bytes of each weight
+    export.save("bits.pt")
+    model = fxmem.weights.Export.load("bits.pt").load_into(Model())
 """
 
 from .export import Export as Export
@@ -19,3 +25,4 @@ from .methods import METHODS as METHODS
 from .methods import Treatment as Treatment
 from .methods import centred as centred
 from .order import OrderError as OrderError
+from .packing import pack_model as pack_model

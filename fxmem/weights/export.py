@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import IO, Any
 
 import torch
 from torch import nn
@@ -29,14 +30,29 @@ class Export:
     masters: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers and strings alone, for torch.save; `from_state_dict` reads it."""
+        """Tensors, numbers and strings alone; `from_state_dict` reads it."""
         return {**vars(self), "packed": {k: p.to_dict() for k, p in self.packed.items()}}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Export:
-        """What `state_dict` wrote."""
+        """What `state_dict` wrote. Raises ValueError for anything else."""
+        wanted = {item.name for item in fields(cls)}
+        if state.keys() != wanted:
+            raise ValueError(
+                f"this is not what Export.state_dict() wrote: it has {_some(state)}, not "
+                f"{', '.join(sorted(wanted))}"
+            )
         packed = {name: Packed.from_dict(p) for name, p in state["packed"].items()}
         return cls(**{**state, "packed": packed})
+
+    def save(self, path: str | os.PathLike | IO[bytes]) -> None:
+        """Write a file that `load` reads; torch.load(weights_only=True) reads it, too."""
+        torch.save(self.state_dict(), path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike | IO[bytes], map_location: Any = None) -> Export:
+        """Read what `save` wrote. Raises ValueError for another file's content."""
+        return cls.from_state_dict(torch.load(path, map_location, weights_only=True))
 
     def load_into(self, model: nn.Module, masters: bool = False) -> nn.Module:
         """Give `model` the quantized weights, or the `masters`, and all the rest; return it.
@@ -72,6 +88,11 @@ class Export:
         return "\n".join(f"{n:{width}}  {b:>15}  {x:>12,} -> {y:,} bytes" for n, b, x, y in rows)
 
 
+def _some(state: Mapping[str, Any], most: int = 3) -> str:
+    names = [str(name) for name in state]
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
 def _bytes(tensors: Mapping[str, Any]) -> int:
     return sum(t.nbytes for t in tensors.values() if isinstance(t, torch.Tensor))
 
@@ -80,7 +101,12 @@ def _bytes(tensors: Mapping[str, Any]) -> int:
 def export(
     model: nn.Module, masters: Mapping[Held, torch.Tensor], dtype: torch.dtype | None
 ) -> Export:
-    """Pack each weight from its master; copy the rest of the model's state_dict."""
+    """Pack each weight from its master; copy the rest of the model's state_dict.
+
+    Raises TypeError for a dtype of masters that holds no real numbers.
+    """
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"masters must be a floating-point dtype or None; got {dtype!r}")
     packed, kept, aliases = {}, {}, {}
     rest = {name: _copied(value) for name, value in model.state_dict().items()}
     for held, sharded in masters.items():

@@ -65,6 +65,11 @@ class Held:
         self.write(self.master)
         self._version = self.parameter._version
 
+    def loaded(self) -> None:
+        """Keep what was loaded into the parameter as its master; that counts as no step."""
+        self.keep()
+        self._version = self.parameter._version
+
     def stepped(self) -> bool:
         """Whether the parameter was changed since it was put back."""
         return self.parameter._version != self._version

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from .claims import check_free, claim, release
 from .export import Export, export
 from .held import Held
 from .methods import POLICIES, Method
 from .order import OrderError, State, check
-from .rules import Key, Value, assign
+from .rules import Key, Value, assign, check_kinds
 from .saving import Hooks
 from .sites import check_unchanged
 from .steps import guard
@@ -55,7 +56,8 @@ class ExternalWeightManager:
     Raises:
         ValueError: for a model without quantizable layers, a rule that fits nothing, unknown or
             impossible options.
-        OrderError: for a call out of order.
+        TypeError: for what is no model, method, rule, optimizer or generator.
+        OrderError: for a call out of order, and while another manager has a weight quantized.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class ExternalWeightManager:
         generator: torch.Generator | None = None,
         **options: Any,
     ):
+        check_kinds(model, optimizer, generator)
         chosen = assign(model, method, options, rules or {}, exempt)
         self.model, self.generator = model, generator
         self.held = tuple(Held(site, treatment) for site, treatment in chosen)
@@ -83,8 +86,10 @@ class ExternalWeightManager:
     def quantize(self) -> None:
         """Put quantized weights in the masters' place; again, draw afresh from the masters."""
         check("quantize()", self.state)
+        check_free(self, "quantize()")
         if self.state is not State.QUANTIZED:
             self._keep_masters()
+        claim(self)
         self.state = State.QUANTIZED
         try:
             for held in self.held:
@@ -132,10 +137,12 @@ class ExternalWeightManager:
         check("evaluate()", self.state)
         if policy not in (None, *POLICIES):
             raise ValueError(f"policy must be one of {', '.join(POLICIES)}; got {policy!r}")
+        check_free(self, "evaluate()")
         state, lent = self.state, {held: held.lend() for held in self.held}
         quantized = state is State.QUANTIZED
         self._evaluated = {h: h.master if quantized else value for h, (value, _) in lent.items()}
         self.state = State.EVALUATING
+        claim(self)
         try:
             for held, master in self._evaluated.items():
                 held.show(policy or held.treatment.policy, master, generator)
@@ -145,6 +152,8 @@ class ExternalWeightManager:
                 held.take_back(value, stepped)
             self._evaluated = {}
             self.state = state
+            if not quantized:
+                release(self)
 
     def master_of(self, held: Held) -> torch.Tensor:
         """The master of one weight, wherever it is now; no copy."""
@@ -158,6 +167,7 @@ class ExternalWeightManager:
         With `masters`, a dtype, a copy of these too. Weights of a method that is no Quantizer are
         stored as they are.
         """
+        check_free(self, "export()")
         return export(self.model, {held: self.master_of(held) for held in self.held}, masters)
 
     def remove(self) -> None:
@@ -210,3 +220,4 @@ class ExternalWeightManager:
         for held in self.held:
             held.put_back()
         self.state = state
+        release(self)

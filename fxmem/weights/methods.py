@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from fxmem.quantizers import Binary, Quantizer, XnorWeight, dorefa, glorot_scale, wageubn
+from fxmem.quantizers.quantizer import check_bits
 
 from .sites import Site
 
@@ -99,9 +101,10 @@ def binaryconnect(
     `scale` is H, or "glorot" for the layer's own. With `lr_scale` each step is 1/H times as long,
     as in BinaryNet's code. If `stochastic`, evaluation is with the masters, as published.
     """
+    _check_switches(stochastic=stochastic, lr_scale=lr_scale)
     h = glorot_scale(site.parameter) if scale == "glorot" else scale
-    if isinstance(h, str):
-        raise ValueError(f"scale must be a number or 'glorot'; got {scale!r}")
+    if not _is_positive(h):
+        raise ValueError(f"scale must be a positive number or 'glorot'; got {scale!r}")
     return Treatment(
         Binary(stochastic, scale=h),
         finish=clip(h),
@@ -124,6 +127,9 @@ def binarynet(
 
 def xnor(site: Site, *, exact: bool = False, clip_at: float | None = None) -> Treatment:
     """alpha sign(W) for each filter, its gradient as published or `exact` (arXiv 1603.05279)."""
+    _check_switches(exact=exact)
+    if clip_at is not None and not _is_positive(clip_at):
+        raise ValueError(f"clip_at must be a positive number or None; got {clip_at!r}")
     finish = None if clip_at is None else clip(clip_at)
     return Treatment(XnorWeight(site.filters, exact), finish=finish)
 
@@ -135,7 +141,20 @@ def dorefa_weights(site: Site, *, bits: int = 1) -> Treatment:
 
 def wageubn_weights(site: Site, *, bits: int = 8, update_bits: int = 24) -> Treatment:
     """Fixed-point weights; masters are kept on a grid of their own (arXiv 1909.02384)."""
+    for name, width in (("bits", bits), ("update_bits", update_bits)):
+        check_bits(name, width, 2, wageubn.WIDEST)
     return Treatment(wageubn.weight(bits), finish=wageubn.Direct(update_bits).value)
+
+
+def _check_switches(**switches: Any) -> None:
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False; got {value!r}")
+
+
+def _is_positive(value: Any) -> bool:
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return real and 0 < value < math.inf
 
 
 METHODS: dict[str, Callable[..., Treatment]] = {
@@ -154,6 +173,8 @@ def treatment(site: Site, method: Method, options: Mapping[str, Any]) -> Treatme
     """The treatment of one weight. Raises ValueError or TypeError for what no method takes."""
     options = dict(options)
     project = options.pop("project", None)
+    if project is not None and not callable(project):
+        raise TypeError(f"project must be a function of the weight; got {project!r}")
     if isinstance(method, str):
         base = _named(method, options)(site, **options)
     elif options:

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from .methods import EXEMPT, Method, Treatment, treatment
 from .sites import Site, find
 
 Key = type | str | int | torch.dtype | Callable[[nn.Module, str], bool]
 Value = Method | Mapping[str, Any] | None
+KEYS = (type, str, int, torch.dtype)
 ENDS = {"first": 0, "last": -1}
 
 
@@ -31,6 +33,8 @@ def assign(
     """
     sites = find(model)
     layers = sum(site.index is not None for site in sites)
+    for key in rules:
+        _check_key(key)
     if not layers and not rules:
         raise ValueError("the model has no quantizable layer: no linear layer and no convolution")
     ends = _ends(exempt if exempt is not None else _usual(method), layers)
@@ -44,8 +48,34 @@ def assign(
         if value is not None:
             chosen.append((site, _treat(site, value, method, options)))
     if not chosen:
-        raise ValueError(f"no layer is left to quantize: {layers} in all, {len(ends)} exempt")
+        raise ValueError(
+            f"no layer is left to quantize: {layers} in all, {len(ends)} exempt (exempt=() exempts "
+            "none), and rules of None leave the others real"
+        )
     return chosen
+
+
+def check_kinds(model: Any, optimizer: Any, generator: Any) -> None:
+    """Raise TypeError where an argument of the manager is something else altogether."""
+    kinds = {"model": nn.Module, "optimizer": Optimizer, "generator": torch.Generator}
+    given = {"model": model, "optimizer": optimizer, "generator": generator}
+    for name, kind in kinds.items():
+        optional = name != "model" and given[name] is None
+        if not optional and not isinstance(given[name], kind):
+            raise TypeError(f"{name} must be of type {kind.__qualname__}; got {given[name]!r}")
+
+
+def _check_key(key: Key) -> None:
+    if isinstance(key, bool) or not (isinstance(key, KEYS) or callable(key)):
+        raise TypeError(
+            "a rule's key must be a type of module, a regular expression, an index, a dtype or a "
+            f"predicate; got {key!r}"
+        )
+    if isinstance(key, str):
+        try:
+            re.compile(key)
+        except re.error as error:
+            raise ValueError(f"the rule {key!r} is no regular expression: {error}") from None
 
 
 def _usual(method: Method) -> tuple[str, ...]:
@@ -53,10 +83,11 @@ def _usual(method: Method) -> tuple[str, ...]:
 
 
 def _ends(exempt: Iterable[str], layers: int) -> set[int]:
-    unknown = set(exempt) - ENDS.keys()
-    if unknown:
-        raise ValueError(f"exempt takes 'first' and 'last'; got {sorted(unknown)}")
-    return {ENDS[end] % layers for end in exempt} if layers else set()
+    listed = isinstance(exempt, Iterable) and not isinstance(exempt, str)
+    names = set(exempt) if listed else {exempt}
+    if not listed or names - ENDS.keys():
+        raise ValueError(f"exempt takes a list of 'first' and 'last'; got {exempt!r}")
+    return {ENDS[name] % layers for name in names} if layers else set()
 
 
 def _fits(key: Key, site: Site, layers: int) -> bool:
@@ -88,8 +119,11 @@ def _check_used(rules: Mapping[Key, Value], fits: Iterable[list[Key]], ends: set
 def _treat(site: Site, value: Value, method: Method, options: Mapping[str, Any]) -> Treatment:
     """A mapping changes options of the method, or names another one that has its own."""
     if not isinstance(value, Mapping):
-        return treatment(site, value, options if value is method else {})
-    own = {name: option for name, option in value.items() if name != "method"}
-    if "method" in value:
-        return treatment(site, value["method"], own)
-    return treatment(site, method, {**options, **own})
+        wanted = value, options if value is method else {}
+    else:
+        own = {name: option for name, option in value.items() if name != "method"}
+        wanted = (value["method"], own) if "method" in value else (method, {**options, **own})
+    try:
+        return treatment(site, *wanted)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{site.name}: {error}") from None

@@ -47,7 +47,9 @@ class Hooks:
     def __call__(self, module: nn.Module, state: dict, prefix: str, metadata: dict) -> None:
         """Put the master where the state_dict has the parameter."""
         manager = self._manages(module)
-        if manager is not None and prefix + self._attribute in state:
+        if manager is None or manager.state not in (State.QUANTIZED, State.EVALUATING):
+            return  # the parameter is the master, or another manager's, whose hook says it
+        if prefix + self._attribute in state:
             state[prefix + self._attribute] = manager.master_of(self._held)
 
     def before_load(self, module: nn.Module, *_) -> None:
@@ -59,8 +61,10 @@ class Hooks:
                 self._held.put_back()
 
     def after_load(self, module: nn.Module, *_) -> None:
-        """Keep the master that was loaded, and quantize it."""
+        """Keep the master that was loaded, and quantize it where the weights are quantized."""
         manager = self._manages(module)
-        if manager is not None and manager.state is State.QUANTIZED:
-            self._held.keep()
+        if manager is None or manager.state is State.MASTER:
+            return
+        self._held.loaded()
+        if manager.state is State.QUANTIZED:
             self._held.show("sampled", self._held.master, manager.generator)

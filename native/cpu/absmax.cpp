@@ -9,8 +9,8 @@ using namespace fxmem;
 constexpr int64_t kElements = 1 << 16;  // for which a thread is worth waking
 
 std::tuple<Tensor, Tensor> absmax(const Tensor& x, std::optional<Tensor> factor, bool by_column,
-                                  int64_t levels) {
-  const Quantization to = prepare_absmax(x, factor, by_column, levels);
+                                  int64_t levels, std::optional<Tensor> seed) {
+  const Quantization to = prepare_absmax(x, factor, by_column, levels, seed);
   const AbsmaxTask task{
       static_cast<const float*>(to.x.const_data_ptr()),
       to.factor ? static_cast<const float*>(to.factor->const_data_ptr()) : nullptr,
@@ -20,7 +20,8 @@ std::tuple<Tensor, Tensor> absmax(const Tensor& x, std::optional<Tensor> factor,
       x.size(1),
       to.factor ? to.factor->numel() : x.size(1),
       static_cast<float>(levels),
-      by_column};
+      by_column,
+      seed ? static_cast<const int64_t*>(seed->const_data_ptr()) : nullptr};
   const int64_t parts = by_column ? ceil_div(x.size(1), kAbsmaxColumns) : x.size(0);
   const int64_t size = by_column ? x.size(0) * kAbsmaxColumns : x.size(1);
   const int64_t grain = kElements / std::max<int64_t>(size, 1) + 1;

@@ -23,6 +23,22 @@ FXMEM_INLINE float scale_of(uint32_t top, float levels) {
 }
 
 template <bool kFactor>
+FXMEM_INLINE float given(float x, const float* factor, int64_t at) {
+  return kFactor ? x * factor[at] : x;
+}
+
+// The code of an element of a row, whose random stream `key` selects.
+template <bool kDraws>
+FXMEM_INLINE int8_t code_of(float scaled, Key key, int64_t column) {
+  return nearest(kDraws ? scaled + dither(key, static_cast<uint32_t>(column)) : scaled);
+}
+
+template <bool kDraws>
+FXMEM_INLINE Key key_of(const AbsmaxTask& task, int64_t row) {
+  return kDraws ? make_key(static_cast<uint64_t>(*task.seed), row << 32) : Key{};
+}
+
+template <bool kFactor, bool kDraws>
 void quantize_row(const AbsmaxTask& task, int64_t row) {
   // Bytes may alias anything, unless it is said that they do not.
   const float* __restrict x = task.x + row * task.columns;
@@ -32,18 +48,22 @@ void quantize_row(const AbsmaxTask& task, int64_t row) {
   uint32_t top = 0;
   for (int64_t start = 0; start < task.columns; start += period) {
     for (int64_t j = 0; j < period; ++j) {
-      const uint32_t size = magnitude(kFactor ? x[start + j] * factor[j] : x[start + j]);
+      const uint32_t size = magnitude(given<kFactor>(x[start + j], factor, j));
       top = size > top ? size : top;
     }
   }
   const float scale = scale_of(top, task.levels);
   task.scale[row] = scale;
-  for (int64_t start = 0; start < task.columns; start += period)
-    for (int64_t j = 0; j < period; ++j)
-      codes[start + j] = nearest((kFactor ? x[start + j] * factor[j] : x[start + j]) / scale);
+  const Key key = key_of<kDraws>(task, row);
+  for (int64_t start = 0; start < task.columns; start += period) {
+    for (int64_t j = 0; j < period; ++j) {
+      const float scaled = given<kFactor>(x[start + j], factor, j) / scale;
+      codes[start + j] = code_of<kDraws>(scaled, key, start + j);
+    }
+  }
 }
 
-template <bool kFactor>
+template <bool kFactor, bool kDraws>
 void quantize_columns(const AbsmaxTask& task, int64_t block) {
   const int64_t first = block * kAbsmaxColumns, rest = task.columns - first;
   const int64_t width = rest < kAbsmaxColumns ? rest : kAbsmaxColumns;
@@ -63,20 +83,27 @@ void quantize_columns(const AbsmaxTask& task, int64_t block) {
     const float* __restrict x = task.x + i * task.columns + first;
     int8_t* __restrict codes = task.codes + i * task.columns + first;
     const float factor = kFactor ? task.factor[i] : 1.0f;
+    const Key key = key_of<kDraws>(task, i);
     for (int64_t j = 0; j < width; ++j)
-      codes[j] = nearest((kFactor ? x[j] * factor : x[j]) / scale[j]);
+      codes[j] = code_of<kDraws>((kFactor ? x[j] * factor : x[j]) / scale[j], key, first + j);
+  }
+}
+
+template <bool kFactor, bool kDraws>
+void quantize(const AbsmaxTask& task, int64_t first, int64_t last) {
+  for (int64_t part = first; part < last; ++part) {
+    if (task.by_column) {
+      quantize_columns<kFactor, kDraws>(task, part);
+    } else {
+      quantize_row<kFactor, kDraws>(task, part);
+    }
   }
 }
 
 template <bool kFactor>
 void quantize(const AbsmaxTask& task, int64_t first, int64_t last) {
-  for (int64_t part = first; part < last; ++part) {
-    if (task.by_column) {
-      quantize_columns<kFactor>(task, part);
-    } else {
-      quantize_row<kFactor>(task, part);
-    }
-  }
+  if (task.seed == nullptr) return quantize<kFactor, false>(task, first, last);
+  quantize<kFactor, true>(task, first, last);
 }
 
 }  // namespace

@@ -46,40 +46,40 @@ struct Parameters {
       : at{static_cast<R>(from[k])..., static_cast<R>(0)} {}
 };
 
-// loop(Quick) and, if it returned false, loop(R); it returns whether no result is NaN.
-template <typename R, typename Loop>
-void quickly(const Loop& loop) {
-  if constexpr (sizeof(R) <= sizeof(double)) {
-    if (loop(Quick<R>(0))) return;
-  }
-  loop(R{0});
+// Whether all of x lies within `reach`; NaN does not.
+template <typename S>
+bool within(S reach, const S* x, int n) {
+  int beyond = 0;
+  for (int i = 0; i < n; ++i) beyond |= (x[i] < 0 ? -x[i] : x[i]) <= reach ? 0 : 1;
+  return beyond == 0;
 }
 
-template <typename S>
-bool has_no_nan(const S* x, int n) {
-  int found = 0;
-  for (int i = 0; i < n; ++i) found |= x[i] != x[i] ? 1 : 0;
-  return found == 0;
+// loop(Quick) if all of x lies within F's reach, else loop(R).
+template <typename F, typename R, typename S, typename Loop>
+void quickly(const S* x, int n, const double* parameters, const Loop& loop) {
+  if constexpr (F::kQuick && sizeof(R) <= sizeof(double)) {
+    const S reach = F::reach(Parameters<F, S>(parameters).at);
+    if (reach > S(1e-30) && reach < S(1e30) && within(reach, x, n)) return loop(Quick<R>(0));
+  }
+  loop(R{});
 }
 
 // S as in Curve; R is what it computes in, Q what it computes in from the output.
 template <typename F, typename S, typename R, typename Q>
 struct Loops {
   static void value(const S* x, S* __restrict out, int n, const double* parameters) {
-    quickly<R>([&](auto kind) {
+    quickly<F, R>(x, n, parameters, [&](auto kind) {
       using Real = decltype(kind);
       const Parameters<F, Real> p(parameters);
       for (int i = 0; i < n; ++i) out[i] = static_cast<S>(F::value(static_cast<Real>(x[i]), p.at));
-      return has_no_nan(out, n);
     });
   }
 
   static void slope(const S* x, S* __restrict out, int n, const double* parameters) {
-    quickly<R>([&](auto kind) {
+    quickly<F, R>(x, n, parameters, [&](auto kind) {
       using Real = decltype(kind);
       const Parameters<F, Real> p(parameters);
       for (int i = 0; i < n; ++i) out[i] = static_cast<S>(F::slope(static_cast<Real>(x[i]), p.at));
-      return has_no_nan(out, n);
     });
   }
 
@@ -106,20 +106,19 @@ struct Loops {
 
   static void gated(const S* gate, const S* up, S* __restrict out, int n,
                     const double* parameters) {
-    quickly<R>([&](auto kind) {
+    quickly<F, R>(gate, n, parameters, [&](auto kind) {
       using Real = decltype(kind);
       const Parameters<F, Real> p(parameters);
       for (int i = 0; i < n; ++i) {
         const Real value = F::value(static_cast<Real>(gate[i]), p.at);
         out[i] = static_cast<S>(value * static_cast<Real>(up[i]));
       }
-      return has_no_nan(out, n);
     });
   }
 
   static void gated_backward(const S* grad, const S* gate, const S* up, S* __restrict gate_grad,
                              S* __restrict up_grad, int n, const double* parameters) {
-    quickly<R>([&](auto kind) {
+    quickly<F, R>(gate, n, parameters, [&](auto kind) {
       using Real = decltype(kind);
       const Parameters<F, Real> p(parameters);
       for (int i = 0; i < n; ++i) {
@@ -127,7 +126,6 @@ struct Loops {
         gate_grad[i] = static_cast<S>(g * static_cast<Real>(up[i]) * F::slope(x, p.at));
         up_grad[i] = static_cast<S>(g * F::value(x, p.at));
       }
-      return has_no_nan(gate_grad, n) && has_no_nan(up_grad, n);
     });
   }
 };

@@ -56,15 +56,16 @@ FXMEM_INLINE double multiply_add(double a, double b, double c) {
 #endif
 }
 
-template <typename R>
-FXMEM_INLINE R polynomial(R /*x*/, double last) {
-  return static_cast<R>(last);
-}
-
-// first + x * (next + x * (...)).
-template <typename R, typename... Rest>
-FXMEM_INLINE R polynomial(R x, double first, Rest... rest) {
-  return multiply_add(polynomial(x, rest...), x, static_cast<R>(first));
+// first + x * (next + x * (...)), by pairs of terms: half as many products wait for one another.
+template <typename R, typename... Terms>
+FXMEM_INLINE R polynomial(R x, Terms... terms) {
+  constexpr int kLast = sizeof...(terms) - 1;
+  const R term[] = {static_cast<R>(terms)...}, square = x * x;
+  R sum = kLast % 2 == 0 ? term[kLast] : multiply_add(x, term[kLast], term[kLast - 1]);
+#pragma GCC unroll 8
+  for (int k = kLast - 2 - kLast % 2; k >= 0; k -= 2)
+    sum = multiply_add(sum, square, multiply_add(x, term[k + 1], term[k]));
+  return sum;
 }
 
 FXMEM_INLINE float abs_of(float x) { return __builtin_fabsf(x); }

@@ -120,10 +120,14 @@ void lookup_tiles(const LookupTask& task, int64_t first, int64_t last) {
   });
 }
 
+const LaneSegments* lane_segments(const FromOutputTask& task) {
+  return task.branch != nullptr ? segments_of<LaneSegments>(task.function) : nullptr;
+}
+
 // The bits of a tile's branches, packed.
 template <typename T>
 void branch_tile(const FromOutputTask& task, const Curve<Scalar<T>>& curve,
-                 const Segments* segments, const Scalar<T>* x, int count, int64_t at) {
+                 const LaneSegments* segments, const Scalar<T>* x, int count, int64_t at) {
   if constexpr (kHasLanes<T>) {
     if (segments != nullptr && count == kTile &&
         classify_lanes(elements<T>(task.in, at), &segments->turn, 1, false, task.branch + at / 8))
@@ -138,7 +142,7 @@ template <typename T>
 void output_tiles(const FromOutputTask& task, int64_t first, int64_t last) {
   using S = Scalar<T>;
   const Curve<S> curve = curve_of<T>(task.function);
-  const Segments* segments = task.branch != nullptr ? segments_of(task.function) : nullptr;
+  const LaneSegments* segments = lane_segments(task);
   alignas(64) Buffer<S> taken, made;
   for_tiles(first, last, task.n, [&](int64_t at, int count) {
     const S* x = take<T>(task.in, at, count, taken);
@@ -165,7 +169,7 @@ void slope_tile(const FromOutputTask& task, const Curve<Scalar<T>>& curve, int c
 template <typename T>
 void output_backward_tiles(const FromOutputTask& task, int64_t first, int64_t last) {
   const Curve<Scalar<T>> curve = curve_of<T>(task.function);
-  const Segments* segments = task.branch != nullptr ? segments_of(task.function) : nullptr;
+  const LaneSegments* segments = lane_segments(task);
   for_tiles(first, last, task.n, [&](int64_t at, int count) {
     if constexpr (kHasLanes<T>) {
       if (count == kTile && slope_lanes(segments, elements<T>(task.in, at), task.branch + at / 8,

@@ -12,10 +12,13 @@ namespace fxmem {
 namespace {
 
 constexpr double kFar = 64.0, kFlat = 2e-7, kGood = 2e-6;
-constexpr int kTerms = Segments::kDegree + 1, kSamples = 50;
+constexpr int kSamples = 50;
 
 // A segmented slope in double, while it is made.
+template <typename Segments>
 class Maker {
+  static constexpr int kTerms = Segments::kDegree + 1;
+
  public:
   explicit Maker(const Function& function)
       : curve_(float64_curve(function.name)), parameters_(function.parameters) {}
@@ -130,14 +133,18 @@ class Maker {
 
 }  // namespace
 
+template <typename Segments>
 const Segments* segments_of(const Function& function) {
   static std::mutex mutex;
   static std::map<std::string, std::optional<Segments>> found;
   if (function.parameter_count != 0) return nullptr;
   const std::lock_guard<std::mutex> lock(mutex);
   const auto [place, is_new] = found.try_emplace(function.name);
-  if (is_new) place->second = Maker(function).make();
+  if (is_new) place->second = Maker<Segments>(function).make();
   return place->second ? &*place->second : nullptr;
 }
+
+template const Segments<3, 8, 9>* segments_of(const Function& function);
+template const Segments<8, 32, 4>* segments_of(const Function& function);
 
 }  // namespace fxmem

@@ -18,8 +18,9 @@ namespace fxmem {
   void sketch(const SketchTask&, Element, int64_t, int64_t);                       \
   void xnor(const XnorTask&, int64_t, int64_t);                                    \
   void absmax(const AbsmaxTask&, int64_t, int64_t);                                \
+  void signs(const SignTask&, int64_t, int64_t);                                   \
   static const Kernels table{encode,      decode, pack,   unpack, few_bit, lookup, \
-                             from_output, gated,  sketch, xnor,   absmax};         \
+                             from_output, gated,  sketch, xnor,   absmax,  signs}; \
   }
 
 FXMEM_DECLARE(baseline)

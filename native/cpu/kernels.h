@@ -104,7 +104,10 @@ constexpr int kTile = 1024;  // elements of an activation that are worked on at 
 struct XnorTask {
   const uint8_t* a;        // rows of `words` 8-byte words
   const uint64_t* panels;  // b's rows, kXnorColumns of them word by word; the last filled with 0
-  int32_t* out;
+  int32_t* sums;           // null with `values`
+  float* values;           // the sums times a scale a row of a and one a row of b
+  const float *left, *right;
+  int64_t left_step, right_step;  // from a scale to the next: 0 where there is one for all
   int64_t columns, words, n;
 };
 
@@ -118,9 +121,20 @@ struct AbsmaxTask {
   int64_t rows, columns, period;
   float levels;
   bool by_column;
+  const int64_t* seed;  // null: round to nearest
 };
 
 constexpr int64_t kAbsmaxColumns = 256;  // quantized at a time
+
+struct SignTask {
+  const void* x;
+  uint8_t *bits, *passes;  // streams of x >= 0 and of |x| <= 1
+  void* magnitude;         // the mean |x| of each row
+  int64_t rows, columns;
+  bool wide;  // float64, else float32
+};
+
+constexpr int64_t kSignRows = 8;  // fill whole bytes, whatever their length
 
 struct Kernels {
   // Each works on groups, on units of eight elements, or on tiles, [first, last).
@@ -137,6 +151,7 @@ struct Kernels {
   // Rows of a; rows, or blocks of kAbsmaxColumns columns.
   void (*xnor)(const XnorTask&, int64_t first, int64_t last);
   void (*absmax)(const AbsmaxTask&, int64_t first, int64_t last);
+  void (*signs)(const SignTask&, int64_t first, int64_t last);  // blocks of kSignRows rows
 };
 
 const Kernels& kernels();

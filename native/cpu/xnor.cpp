@@ -22,25 +22,47 @@ std::vector<uint64_t> panels(const uint8_t* b, int64_t rows, int64_t words) {
   return out;
 }
 
-Tensor xnor_mm(const Tensor& a, const Tensor& b, int64_t n) {
-  check_xnor(a, b, n);
+void run(const Tensor& a, const Tensor& b, int64_t n, XnorTask task) {
   const Tensor left = torch::stable::contiguous(a), right = torch::stable::contiguous(b);
-  Tensor out = torch::stable::new_empty(left, Shape{a.size(0), b.size(0)}, ScalarType::Int);
-  const int64_t words = a.size(1) / 8;
+  task.words = a.size(1) / 8;
   const std::vector<uint64_t> columns =
-      panels(static_cast<const uint8_t*>(right.const_data_ptr()), b.size(0), words);
-  const XnorTask task{static_cast<const uint8_t*>(left.const_data_ptr()),
-                      columns.data(),
-                      static_cast<int32_t*>(out.mutable_data_ptr()),
-                      b.size(0),
-                      words,
-                      n};
-  const int64_t grain = kWork / std::max<int64_t>(words * b.size(0), 1) + 1;
+      panels(static_cast<const uint8_t*>(right.const_data_ptr()), b.size(0), task.words);
+  task.a = static_cast<const uint8_t*>(left.const_data_ptr());
+  task.panels = columns.data();
+  task.columns = b.size(0);
+  task.n = n;
+  const int64_t grain = kWork / std::max<int64_t>(task.words * b.size(0), 1) + 1;
   torch::stable::parallel_for(
       0, a.size(0), grain, [&](int64_t first, int64_t last) { kernels().xnor(task, first, last); });
+}
+
+Tensor xnor_mm(const Tensor& a, const Tensor& b, int64_t n) {
+  check_xnor("xnor_mm", a, b, n);
+  Tensor out = torch::stable::new_empty(a, Shape{a.size(0), b.size(0)}, ScalarType::Int);
+  XnorTask task{};
+  task.sums = static_cast<int32_t*>(out.mutable_data_ptr());
+  run(a, b, n, task);
+  return out;
+}
+
+Tensor scaled_xnor_mm(const Tensor& a, const Tensor& b, int64_t n, const Tensor& left,
+                      const Tensor& right) {
+  check_scaled_xnor(a, b, n, left, right);
+  Tensor out = torch::stable::new_empty(a, Shape{a.size(0), b.size(0)}, ScalarType::Float);
+  const Tensor scales = torch::stable::contiguous(left), others = torch::stable::contiguous(right);
+  XnorTask task{};
+  task.values = static_cast<float*>(out.mutable_data_ptr());
+  task.left = static_cast<const float*>(scales.const_data_ptr());
+  task.right = static_cast<const float*>(others.const_data_ptr());
+  task.left_step = left.numel() > 1;
+  task.right_step = right.numel() > 1;
+  run(a, b, n, task);
   return out;
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fxmem, CPU, m) { m.impl("xnor_mm", TORCH_BOX(&xnor_mm)); }
+STABLE_TORCH_LIBRARY_IMPL(fxmem, CPU, m) {
+  m.impl("xnor_mm", TORCH_BOX(&xnor_mm));
+  m.impl("scaled_xnor_mm", TORCH_BOX(&scaled_xnor_mm));
+}

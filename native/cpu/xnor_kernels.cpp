@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "../arithmetic.h"
 #include "../dispatch.h"
 #include "kernels.h"
 
@@ -130,17 +131,38 @@ void count_block(const uint8_t* a, const uint64_t* panel, int64_t words, Counts&
   count_plain<kCount>(a, panel, words, counts);
 }
 
+// A panel's width is a constant for all but the last, and its loops are vector instructions.
+FXMEM_INLINE void store_row(const XnorTask& task, int64_t row, int64_t column, int width,
+                            const int64_t* __restrict counts) {
+  const int64_t at = row * task.columns + column;
+  int32_t sums[kXnorColumns];
+  for (int j = 0; j < width; ++j) sums[j] = static_cast<int32_t>(task.n - 2 * counts[j]);
+  if (task.values == nullptr) {
+    memcpy(task.sums + at, sums, width * sizeof(int32_t));
+    return;
+  }
+  const float left = task.left[row * task.left_step];
+  const float* __restrict right = task.right + column * task.right_step;
+  float* __restrict values = task.values + at;
+  if (task.right_step == 0) {
+    for (int j = 0; j < width; ++j) values[j] = static_cast<float>(sums[j]) * left * *right;
+  } else {
+    for (int j = 0; j < width; ++j) values[j] = static_cast<float>(sums[j]) * left * right[j];
+  }
+}
+
 template <int kCount>
 void block(const XnorTask& task, int64_t row, int64_t column) {
   alignas(64) Counts counts = {};
   const uint64_t* panel = task.panels + column * task.words;
   count_block<kCount>(task.a + row * task.words * 8, panel, task.words, counts);
   const int64_t rest = task.columns - column;
-  const int width = static_cast<int>(rest < kXnorColumns ? rest : kXnorColumns);
-  for (int i = 0; i < kCount; ++i) {
-    int32_t* out = task.out + (row + i) * task.columns + column;
-    for (int j = 0; j < width; ++j) out[j] = static_cast<int32_t>(task.n - 2 * counts[i][j]);
+  if (rest >= kXnorColumns) {
+    for (int i = 0; i < kCount; ++i) store_row(task, row + i, column, kXnorColumns, counts[i]);
+    return;
   }
+  for (int i = 0; i < kCount; ++i)
+    store_row(task, row + i, column, static_cast<int>(rest), counts[i]);
 }
 
 }  // namespace

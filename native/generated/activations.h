@@ -8,7 +8,8 @@
 
 // Functors of one activation each; `p` points to the parameters. Where kStepwise, `code` says which
 // of the distinct slopes x has. Parameters are then rounded to x's dtype first, as torch does,
-// since saturated outputs are known by them. `slope_from_output` is right where `invertible`.
+// since saturated outputs are known by them. `slope_from_output` is right where `invertible`. Where
+// kQuick, and |x| is at most `reach`, quicker functions serve `value` and `slope`.
 namespace fxmem {
 
 struct Relu {
@@ -16,6 +17,7 @@ struct Relu {
   static constexpr int kParameters = 0;
   static constexpr bool kStepwise = true;
   static constexpr int kBranches = 1;
+  static constexpr bool kQuick = false;
   template <typename R>
   FXMEM_INLINE R value(R x, const R* /*p*/) {
     return select((x <= FXMEM_REAL(0)), FXMEM_REAL(0), x);
@@ -43,6 +45,7 @@ struct LeakyRelu {
   static constexpr int kParameters = 1;
   static constexpr bool kStepwise = true;
   static constexpr int kBranches = 1;
+  static constexpr bool kQuick = false;
   template <typename R>
   FXMEM_INLINE R value(R x, const R* p) {
     const R negative_slope = p[0];
@@ -74,6 +77,7 @@ struct Threshold {
   static constexpr int kParameters = 2;
   static constexpr bool kStepwise = true;
   static constexpr int kBranches = 1;
+  static constexpr bool kQuick = false;
   template <typename R>
   FXMEM_INLINE R value(R x, const R* p) {
     const R threshold = p[0];
@@ -108,6 +112,7 @@ struct Hardsigmoid {
   static constexpr int kParameters = 0;
   static constexpr bool kStepwise = true;
   static constexpr int kBranches = 1;
+  static constexpr bool kQuick = false;
   template <typename R>
   FXMEM_INLINE R value(R x, const R* /*p*/) {
     return select((x <= FXMEM_REAL(-3)), FXMEM_REAL(0), select((x >= FXMEM_REAL(3)), FXMEM_REAL(1), ((FXMEM_REAL(3) + x) / FXMEM_REAL(6))));
@@ -135,6 +140,7 @@ struct Hardtanh {
   static constexpr int kParameters = 2;
   static constexpr bool kStepwise = true;
   static constexpr int kBranches = 1;
+  static constexpr bool kQuick = false;
   template <typename R>
   FXMEM_INLINE R value(R x, const R* p) {
     const R min_val = p[0];
@@ -170,6 +176,7 @@ struct Relu6 {
   static constexpr int kParameters = 0;
   static constexpr bool kStepwise = true;
   static constexpr int kBranches = 1;
+  static constexpr bool kQuick = false;
   template <typename R>
   FXMEM_INLINE R value(R x, const R* /*p*/) {
     return select((x <= FXMEM_REAL(0)), FXMEM_REAL(0), select((x >= FXMEM_REAL(6)), FXMEM_REAL(6), x));
@@ -197,6 +204,7 @@ struct Hardshrink {
   static constexpr int kParameters = 1;
   static constexpr bool kStepwise = true;
   static constexpr int kBranches = 1;
+  static constexpr bool kQuick = false;
   template <typename R>
   FXMEM_INLINE R value(R x, const R* p) {
     const R lambd = p[0];
@@ -228,6 +236,7 @@ struct Softshrink {
   static constexpr int kParameters = 1;
   static constexpr bool kStepwise = true;
   static constexpr int kBranches = 1;
+  static constexpr bool kQuick = false;
   template <typename R>
   FXMEM_INLINE R value(R x, const R* p) {
     const R lambd = p[0];
@@ -259,6 +268,12 @@ struct Celu {
   static constexpr int kParameters = 1;
   static constexpr bool kStepwise = false;
   static constexpr int kBranches = 1;
+  static constexpr bool kQuick = true;
+  template <typename R>
+  FXMEM_INLINE R reach(const R* p) {
+    const R alpha = p[0];
+    return (FXMEM_REAL(87) * abs_of(alpha));
+  }
   template <typename R>
   FXMEM_INLINE R value(R x, const R* p) {
     const R alpha = p[0];
@@ -286,6 +301,11 @@ struct Elu {
   static constexpr int kParameters = 1;
   static constexpr bool kStepwise = false;
   static constexpr int kBranches = 1;
+  static constexpr bool kQuick = true;
+  template <typename R>
+  FXMEM_INLINE R reach(const R* /*p*/) {
+    return FXMEM_REAL(87);
+  }
   template <typename R>
   FXMEM_INLINE R value(R x, const R* p) {
     const R alpha = p[0];
@@ -313,6 +333,11 @@ struct Gelu {
   static constexpr int kParameters = 0;
   static constexpr bool kStepwise = false;
   static constexpr int kBranches = 2;
+  static constexpr bool kQuick = true;
+  template <typename R>
+  FXMEM_INLINE R reach(const R* /*p*/) {
+    return FXMEM_REAL(5.25);
+  }
   template <typename R>
   FXMEM_INLINE R value(R x, const R* /*p*/) {
     return (x * normal_cdf_of(x));
@@ -320,7 +345,7 @@ struct Gelu {
   template <typename R>
   FXMEM_INLINE R slope(R x, const R* /*p*/) {
     const auto t0 = select(x < FXMEM_REAL(-10000), FXMEM_REAL(-10000), select(x > FXMEM_REAL(10000), FXMEM_REAL(10000), x));
-    return ((FXMEM_REAL(0.39894228040143267794) * t0 * exp_of((-FXMEM_REAL(0.5) * (t0 * t0)))) + normal_cdf_of(t0));
+    return ((FXMEM_REAL(0.39894228040143267794) * t0 * exp_of((-FXMEM_REAL(0.5) * (t0 * t0)))) + normal_cdf_of(x));
   }
   template <typename R>
   FXMEM_INLINE bool branch(R x, const R* /*p*/) {
@@ -355,6 +380,11 @@ struct GeluTanh {
   static constexpr int kParameters = 0;
   static constexpr bool kStepwise = false;
   static constexpr int kBranches = 2;
+  static constexpr bool kQuick = true;
+  template <typename R>
+  FXMEM_INLINE R reach(const R* /*p*/) {
+    return FXMEM_REAL(9.9863968193531036377);
+  }
   template <typename R>
   FXMEM_INLINE R value(R x, const R* /*p*/) {
     const auto t0 = (FXMEM_REAL(0.79788456080286535588) * (x + (FXMEM_REAL(0.044715) * (x * x * x))));
@@ -363,12 +393,12 @@ struct GeluTanh {
   }
   template <typename R>
   FXMEM_INLINE R slope(R x, const R* /*p*/) {
-    const auto t0 = select(x < FXMEM_REAL(-10000), FXMEM_REAL(-10000), select(x > FXMEM_REAL(10000), FXMEM_REAL(10000), x));
-    const auto t1 = FXMEM_REAL(0.79788456080286535588);
-    const auto t2 = (t1 * (t0 + (FXMEM_REAL(0.044715) * (t0 * t0 * t0))));
-    const auto t3 = exp_of(-abs_of((FXMEM_REAL(2) * t2)));
-    const auto t4 = (FXMEM_REAL(1) + t3);
-    return ((select((t2 >= FXMEM_REAL(0)), FXMEM_REAL(1), t3) / t4) + (FXMEM_REAL(2) * t0 * t1 * t3 * (FXMEM_REAL(1) + (FXMEM_REAL(0.134145) * (t0 * t0))) / (t4 * t4)));
+    const auto t0 = FXMEM_REAL(0.79788456080286535588);
+    const auto t1 = (t0 * (x + (FXMEM_REAL(0.044715) * (x * x * x))));
+    const auto t2 = exp_of(-abs_of((FXMEM_REAL(2) * t1)));
+    const auto t3 = (FXMEM_REAL(1) + t2);
+    const auto t4 = select(x < FXMEM_REAL(-10000), FXMEM_REAL(-10000), select(x > FXMEM_REAL(10000), FXMEM_REAL(10000), x));
+    return ((select((t1 >= FXMEM_REAL(0)), FXMEM_REAL(1), t2) / t3) + (FXMEM_REAL(2) * t0 * t2 * t4 * (FXMEM_REAL(1) + (FXMEM_REAL(0.134145) * (t4 * t4))) / (t3 * t3)));
   }
   template <typename R>
   FXMEM_INLINE bool branch(R x, const R* /*p*/) {
@@ -403,6 +433,7 @@ struct Hardswish {
   static constexpr int kParameters = 0;
   static constexpr bool kStepwise = false;
   static constexpr int kBranches = 2;
+  static constexpr bool kQuick = false;
   template <typename R>
   FXMEM_INLINE R value(R x, const R* /*p*/) {
     return select((x <= FXMEM_REAL(-3)), FXMEM_REAL(0), select((x >= FXMEM_REAL(3)), x, (x * (FXMEM_REAL(3) + x) / FXMEM_REAL(6))));
@@ -432,6 +463,11 @@ struct Logsigmoid {
   static constexpr int kParameters = 0;
   static constexpr bool kStepwise = false;
   static constexpr int kBranches = 1;
+  static constexpr bool kQuick = true;
+  template <typename R>
+  FXMEM_INLINE R reach(const R* /*p*/) {
+    return FXMEM_REAL(87);
+  }
   template <typename R>
   FXMEM_INLINE R value(R x, const R* /*p*/) {
     return ((-select((x <= FXMEM_REAL(0)), (-x), FXMEM_REAL(0))) - log1p_of(exp_of(-abs_of(x))));
@@ -456,6 +492,11 @@ struct Mish {
   static constexpr int kParameters = 0;
   static constexpr bool kStepwise = false;
   static constexpr int kBranches = 2;
+  static constexpr bool kQuick = true;
+  template <typename R>
+  FXMEM_INLINE R reach(const R* /*p*/) {
+    return FXMEM_REAL(87);
+  }
   template <typename R>
   FXMEM_INLINE R value(R x, const R* /*p*/) {
     const auto t0 = exp_of(-abs_of(x));
@@ -465,13 +506,12 @@ struct Mish {
   }
   template <typename R>
   FXMEM_INLINE R slope(R x, const R* /*p*/) {
-    const auto t0 = select(x < FXMEM_REAL(-10000), FXMEM_REAL(-10000), select(x > FXMEM_REAL(10000), FXMEM_REAL(10000), x));
-    const auto t1 = exp_of(-abs_of(t0));
-    const auto t2 = (t0 >= FXMEM_REAL(0));
-    const auto t3 = select(t2, (FXMEM_REAL(1) + (FXMEM_REAL(2) * t1)), (t1 * (FXMEM_REAL(2) + t1)));
-    const auto t4 = (t1 * t1);
-    const auto t5 = (t3 + select(t2, (FXMEM_REAL(2) * t4), FXMEM_REAL(2)));
-    return ((t3 / t5) + (FXMEM_REAL(4) * t0 * (FXMEM_REAL(1) + t1) * select(t2, t4, t1) / (t5 * t5)));
+    const auto t0 = exp_of(-abs_of(x));
+    const auto t1 = (x >= FXMEM_REAL(0));
+    const auto t2 = select(t1, (FXMEM_REAL(1) + (FXMEM_REAL(2) * t0)), (t0 * (FXMEM_REAL(2) + t0)));
+    const auto t3 = (t0 * t0);
+    const auto t4 = (t2 + select(t1, (FXMEM_REAL(2) * t3), FXMEM_REAL(2)));
+    return ((t2 / t4) + (FXMEM_REAL(4) * (FXMEM_REAL(1) + t0) * select(t1, t3, t0) * select(x < FXMEM_REAL(-10000), FXMEM_REAL(-10000), select(x > FXMEM_REAL(10000), FXMEM_REAL(10000), x)) / (t4 * t4)));
   }
   template <typename R>
   FXMEM_INLINE bool branch(R x, const R* /*p*/) {
@@ -506,6 +546,11 @@ struct Selu {
   static constexpr int kParameters = 0;
   static constexpr bool kStepwise = false;
   static constexpr int kBranches = 1;
+  static constexpr bool kQuick = true;
+  template <typename R>
+  FXMEM_INLINE R reach(const R* /*p*/) {
+    return FXMEM_REAL(87);
+  }
   template <typename R>
   FXMEM_INLINE R value(R x, const R* /*p*/) {
     return select((x > FXMEM_REAL(0)), (FXMEM_REAL(1.05070098735548049342) * x), (FXMEM_REAL(1.75809934084737685994) * expm1_of(x)));
@@ -529,6 +574,11 @@ struct Sigmoid {
   static constexpr int kParameters = 0;
   static constexpr bool kStepwise = false;
   static constexpr int kBranches = 1;
+  static constexpr bool kQuick = true;
+  template <typename R>
+  FXMEM_INLINE R reach(const R* /*p*/) {
+    return FXMEM_REAL(87);
+  }
   template <typename R>
   FXMEM_INLINE R value(R x, const R* /*p*/) {
     const auto t0 = exp_of(-abs_of(x));
@@ -554,6 +604,11 @@ struct Silu {
   static constexpr int kParameters = 0;
   static constexpr bool kStepwise = false;
   static constexpr int kBranches = 2;
+  static constexpr bool kQuick = true;
+  template <typename R>
+  FXMEM_INLINE R reach(const R* /*p*/) {
+    return FXMEM_REAL(87);
+  }
   template <typename R>
   FXMEM_INLINE R value(R x, const R* /*p*/) {
     const auto t0 = exp_of(-abs_of(x));
@@ -561,10 +616,9 @@ struct Silu {
   }
   template <typename R>
   FXMEM_INLINE R slope(R x, const R* /*p*/) {
-    const auto t0 = select(x < FXMEM_REAL(-10000), FXMEM_REAL(-10000), select(x > FXMEM_REAL(10000), FXMEM_REAL(10000), x));
-    const auto t1 = exp_of(-abs_of(t0));
-    const auto t2 = (FXMEM_REAL(1) + t1);
-    return ((select((t0 >= FXMEM_REAL(0)), FXMEM_REAL(1), t1) / t2) + (t0 * t1 / (t2 * t2)));
+    const auto t0 = exp_of(-abs_of(x));
+    const auto t1 = (FXMEM_REAL(1) + t0);
+    return ((select((x >= FXMEM_REAL(0)), FXMEM_REAL(1), t0) / t1) + (t0 * select(x < FXMEM_REAL(-10000), FXMEM_REAL(-10000), select(x > FXMEM_REAL(10000), FXMEM_REAL(10000), x)) / (t1 * t1)));
   }
   template <typename R>
   FXMEM_INLINE bool branch(R x, const R* /*p*/) {
@@ -599,6 +653,12 @@ struct Softplus {
   static constexpr int kParameters = 2;
   static constexpr bool kStepwise = false;
   static constexpr int kBranches = 1;
+  static constexpr bool kQuick = true;
+  template <typename R>
+  FXMEM_INLINE R reach(const R* p) {
+    const R beta = p[0];
+    return (FXMEM_REAL(87) / abs_of(beta));
+  }
   template <typename R>
   FXMEM_INLINE R value(R x, const R* p) {
     const R beta = p[0];
@@ -631,6 +691,7 @@ struct Softsign {
   static constexpr int kParameters = 0;
   static constexpr bool kStepwise = false;
   static constexpr int kBranches = 1;
+  static constexpr bool kQuick = false;
   template <typename R>
   FXMEM_INLINE R value(R x, const R* /*p*/) {
     return (x / (FXMEM_REAL(1) + abs_of(x)));
@@ -654,6 +715,11 @@ struct Tanh {
   static constexpr int kParameters = 0;
   static constexpr bool kStepwise = false;
   static constexpr int kBranches = 1;
+  static constexpr bool kQuick = true;
+  template <typename R>
+  FXMEM_INLINE R reach(const R* /*p*/) {
+    return FXMEM_REAL(43.5);
+  }
   template <typename R>
   FXMEM_INLINE R value(R x, const R* /*p*/) {
     return tanh_of(x);
@@ -678,6 +744,7 @@ struct Tanhshrink {
   static constexpr int kParameters = 0;
   static constexpr bool kStepwise = false;
   static constexpr int kBranches = 1;
+  static constexpr bool kQuick = false;
   template <typename R>
   FXMEM_INLINE R value(R x, const R* /*p*/) {
     const auto t0 = (x * x);
@@ -710,6 +777,11 @@ struct QuickGelu {
   static constexpr int kParameters = 0;
   static constexpr bool kStepwise = false;
   static constexpr int kBranches = 2;
+  static constexpr bool kQuick = true;
+  template <typename R>
+  FXMEM_INLINE R reach(const R* /*p*/) {
+    return FXMEM_REAL(51.1163337250293772033);
+  }
   template <typename R>
   FXMEM_INLINE R value(R x, const R* /*p*/) {
     const auto t0 = exp_of(-abs_of((FXMEM_REAL(1.702) * x)));
@@ -717,15 +789,13 @@ struct QuickGelu {
   }
   template <typename R>
   FXMEM_INLINE R slope(R x, const R* /*p*/) {
-    const auto t0 = select(x < FXMEM_REAL(-10000), FXMEM_REAL(-10000), select(x > FXMEM_REAL(10000), FXMEM_REAL(10000), x));
-    const auto t1 = (FXMEM_REAL(1.702) * t0);
-    const auto t2 = exp_of(-abs_of(t1));
-    const auto t3 = (FXMEM_REAL(1) + t2);
-    return ((select((t0 >= FXMEM_REAL(0)), FXMEM_REAL(1), t2) / t3) + (t1 * t2 / (t3 * t3)));
+    const auto t0 = exp_of(-abs_of((FXMEM_REAL(1.702) * x)));
+    const auto t1 = (FXMEM_REAL(1) + t0);
+    return ((select((x >= FXMEM_REAL(0)), FXMEM_REAL(1), t0) / t1) + (FXMEM_REAL(1.702) * t0 * select(x < FXMEM_REAL(-10000), FXMEM_REAL(-10000), select(x > FXMEM_REAL(10000), FXMEM_REAL(10000), x)) / (t1 * t1)));
   }
   template <typename R>
   FXMEM_INLINE bool branch(R x, const R* /*p*/) {
-    return (x > FXMEM_REAL(-0.751154255441288887241));
+    return (x > FXMEM_REAL(-0.751154255441288998263));
   }
   template <typename R>
   FXMEM_INLINE R slope_from_output(R y, bool branch, const R* /*p*/) {
@@ -756,6 +826,7 @@ struct SquaredRelu {
   static constexpr int kParameters = 0;
   static constexpr bool kStepwise = false;
   static constexpr int kBranches = 1;
+  static constexpr bool kQuick = false;
   template <typename R>
   FXMEM_INLINE R value(R x, const R* /*p*/) {
     return select((x <= FXMEM_REAL(0)), FXMEM_REAL(0), (x * x));
@@ -779,6 +850,11 @@ struct Exp {
   static constexpr int kParameters = 0;
   static constexpr bool kStepwise = false;
   static constexpr int kBranches = 1;
+  static constexpr bool kQuick = true;
+  template <typename R>
+  FXMEM_INLINE R reach(const R* /*p*/) {
+    return FXMEM_REAL(87);
+  }
   template <typename R>
   FXMEM_INLINE R value(R x, const R* /*p*/) {
     return exp_of(x);

@@ -9,7 +9,7 @@ import pytest
 import sympy as sp
 
 from fxmem.activations import calculus, codegen
-from fxmem.activations.primitives import Logistic
+from fxmem.activations.primitives import Held, Logistic, lower
 from fxmem.activations.printing import Printer
 from fxmem.activations.table import TABLE, Activation, x
 
@@ -67,6 +67,27 @@ def test_a_new_step_function_is_one_row():
     assert "kStepwise = true" in text and "int32_t code(R x, const R* /*p*/)" in text
     assert "const R low = p[0];" in text
     assert calculus.step_levels(row, (0.25,)) == (0.25, 2.0)
+
+
+def test_reach_keeps_the_arguments_of_quick_functions_within_their_limits():
+    """And is no smaller than that: at its end one of them is at the limit."""
+    for name in ("gelu", "gelu_tanh", "silu", "mish", "tanh", "quick_gelu"):
+        row = TABLE[name]
+        far, exprs = calculus.reach(row), (calculus.value(row), calculus.evaluated_slope(row))
+        shares = [
+            float(abs(node.args[0].subs(x, far)) / limit)
+            for function, limit in calculus.QUICK_LIMITS.items()
+            for expr in exprs
+            for node in lower(expr).xreplace({Held(x): x}).atoms(function)
+        ]
+        assert max(shares) == pytest.approx(1, abs=1e-6), name
+
+
+def test_reach_follows_the_parameters():
+    alpha, beta = (sp.Symbol(name, real=True) for name in ("alpha", "beta"))
+    assert calculus.reach(TABLE["celu"]) == 87 * sp.Abs(alpha)
+    assert calculus.reach(TABLE["softplus"]) == 87 / sp.Abs(beta)
+    assert calculus.reach(TABLE["relu"]) is None
 
 
 @pytest.mark.parametrize(

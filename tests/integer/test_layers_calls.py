@@ -28,7 +28,7 @@ def test_opcheck_linear(method):
 
 @pytest.mark.parametrize("method", ["int8", "wageubn8", "xnor", "bwn"])
 def test_opcheck_conv2d(method):
-    args = (*conv_operands(), [2, 1], [1, 0], [1, 1], method)
+    args = (*conv_operands(), [2, 1], [1, 0], [1, 1], 1, method)
     torch.library.opcheck(operator(method, "conv2d"), args)
 
 
@@ -69,14 +69,33 @@ def test_operands_that_do_not_fit():
     with pytest.raises(RuntimeError, match=r"integer_linear: x must be of floating point; got"):
         integer.linear(x.long(), weight, bias)
     image, kernel, _ = conv_operands()
-    with pytest.raises(ValueError, match=r"integer convolutions have 1 group; got 5"):
-        integer.conv2d(image, kernel[:, :1], groups=5)
     with pytest.raises(ValueError, match=r"an even 'same'; got 'full'"):
         integer.conv2d(image, kernel, padding="full")
     with pytest.raises(ValueError, match=r"slices must be one of tensor, .*; got 'block'"):
         Absmax(8, "block")
     with pytest.raises(ValueError, match=r"bits must be a whole number from 2 to 8; got 9"):
         Absmax(9)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"stride": (1, 0)}, r"stride must be 2 numbers of at least 1; got \[1, 0\]"),
+        ({"stride": (1, 1, 1)}, r"stride must be 2 numbers of at least 1; got \[1, 1, 1\]"),
+        ({"padding": -1}, r"padding must be 2 numbers of at least 0; got \[-1, -1\]"),
+        ({"dilation": 0}, r"dilation must be 2 numbers of at least 1; got \[0, 0\]"),
+        ({"dilation": 6}, r"x must be at least \[13, 13\] high and wide with its padding; got"),
+        ({"bias": torch.zeros(5)}, r"bias must be of 6 elements; got \(5,\)"),
+        ({"weight": torch.zeros(6, 5, 3, 3).int()}, r"weight must be of floating point; got"),
+        ({"x": torch.zeros(5, 9, 8)}, r"x must be of 4 dimensions; got 3"),
+    ],
+)
+@pytest.mark.parametrize("method", ["int8", "xnor", "bwn"])
+def test_convolutions_that_do_not_fit(method, change, sentence):
+    given = dict(zip(("x", "weight", "bias"), conv_operands(), strict=True)) | change
+    kind = "binary" if method in BINARY else "integer"
+    with pytest.raises(RuntimeError, match=f"fxmem::{kind}_conv2d: {sentence}"):
+        integer.conv2d(**given, method=method)
 
 
 def test_no_second_derivative():

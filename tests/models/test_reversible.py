@@ -7,6 +7,7 @@ import torch
 from passes.test_reversible_transformer import TwoStreams
 from passes.tools import leaf, partitioned, relative, slope
 from torch import nn
+from torch._inductor.utils import fresh_cache, run_fw_bw_and_get_code
 
 from fxmem.backend import fxmem
 from fxmem.measure import kept, peak_bytes
@@ -126,3 +127,13 @@ def test_inductor():
     model.zero_grad()
     step(model, x)
     assert all(relative(a, p.grad) < 1e-4 for a, p in zip(found, model.parameters(), strict=True))
+
+
+def test_states_are_stored_when_they_are_made():
+    """Else Inductor adds up all branches so far again, in every pass over a state."""
+    with fresh_cache():
+        run = compiled(TwoStreams(4), inner="inductor")
+        _, (forward, _) = run_fw_bw_and_get_code(lambda: run(leaf(*X)))
+    kernels = [line for line in forward.splitlines() if "cpp_pybinding" in line]
+    # A state, what is added to it, and the scale and shift of a norm; one of them in its own place.
+    assert max(line.count("const float*") for line in kernels) == 3

@@ -18,6 +18,12 @@ REFUSED = {
     "ratio 0": ({"proj_dim_ratio": 0.0}, r"proj_dim_ratio must be in \(0, 1\]; got 0.0"),
     "ratio 1.1": ({"proj_dim_ratio": 1.1}, r"proj_dim_ratio must be in \(0, 1\]; got 1.1"),
     "ratio nan": ({"proj_dim_ratio": float("nan")}, r"proj_dim_ratio must be in \(0, 1\]; got nan"),
+    "ratio as text": (
+        {"proj_dim_ratio": "0.1"},
+        r"proj_dim_ratio must be in \(0, 1\]; got '0.1'",
+    ),
+    "ratio True": ({"proj_dim_ratio": True}, r"proj_dim_ratio must be in \(0, 1\]; got True"),
+    "count True": ({"proj_dim": True}, "proj_dim must be a positive integer; got True"),
     "count": ({"proj_dim": 0}, "proj_dim must be a positive integer; got 0"),
     "least": ({"proj_dim": 4, "proj_dim_min": -1}, "proj_dim_min must be a positive integer"),
     "bounds": (
@@ -28,26 +34,40 @@ REFUSED = {
 }
 
 
+# The three doors to a layer, each of which must refuse what the others do.
+DOORS = {
+    "module": lambda **options: RandomizedLinear(12, 7, **options),
+    "function": lambda **options: (
+        lambda x: linear_randomized(x, torch.zeros(7, 12, requires_grad=True), **options)
+    ),
+    "convert": lambda **options: (
+        fxmem.convert(torch.nn.Linear(12, 7), {torch.nn.Linear: {"sketch": options}}).model
+    ),
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_arguments_are_refused_in_a_sentence(case):
+def test_bad_arguments_are_refused_in_a_sentence(case, door):
     options, sentence = REFUSED[case]
     with pytest.raises(ValueError, match=sentence):
-        RandomizedLinear(12, 7, **options)
-    with pytest.raises(ValueError, match=sentence):
-        linear_randomized(torch.zeros(64, 12), torch.zeros(7, 12), **options)
+        DOORS[door](**options)(torch.zeros(64, 12))
 
 
-def test_more_rows_than_the_batch_has_are_refused():
-    layer = RandomizedLinear(12, 7, proj_dim=65)
+@pytest.mark.parametrize("door", DOORS)
+def test_more_rows_than_the_batch_has_are_refused(door):
+    layer = DOORS[door](proj_dim=65)
     with pytest.raises(ValueError, match=r"proj_dim must be at most the batch.*: 64; got 65"):
         layer(torch.zeros(4, 16, 12))
 
 
-def test_a_generator_on_another_device_is_refused():
+@pytest.mark.parametrize("door", DOORS)
+def test_a_generator_on_another_device_is_refused(door):
     elsewhere = SimpleNamespace(device=torch.device("cuda:1"))  # made here there is but the CPU's
-    layer = RandomizedLinear(12, 7, proj_dim=6, generator=elsewhere)
-    with pytest.raises(ValueError, match="must be on the input's device, cpu; got cuda:1"):
-        layer(torch.zeros(64, 12))
+    for generator, got in ((elsewhere, "cuda:1"), ("cuda", "cuda")):
+        layer = DOORS[door](proj_dim=6, generator=generator)
+        with pytest.raises(ValueError, match=f"must be on the input's device, cpu; got {got}"):
+            layer(torch.zeros(64, 12))
 
 
 def test_functions_and_modules_are_one():
@@ -96,7 +116,8 @@ def test_convert_puts_them_in():
     result = fxmem.convert(model, {torch.nn.Linear: {"sketch": 0.1}, "1": {"sketch": 0.1}})
     assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
     assert model[0].projection.proj_dim_ratio == 0.1 and len(result.changes) == 2
-    assert result.refusals[0].reason == "a sketch is kept by torch.nn.Linear; this is GELU"
+    (refusal,) = result.refusals
+    assert refusal.reason.endswith("torch.nn.Linear and transformers' Conv1D; this is GELU")
     fxmem.convert(model, {"2": {"sketch": {"proj_dim": 4, "matmul": "crs"}}})
     assert model[2].projection.matmul == "crs"
     for value, sentence in (

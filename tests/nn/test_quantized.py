@@ -212,38 +212,3 @@ def test_the_optimizer_is_saved_and_loaded():
     for pair in ((net, optimizer), (other, again)):
         step(*pair)
     assert torch.equal(net[0].weight, other[0].weight)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "sentence"),
-    [
-        ("weight_all_bit_width", 9, "weight_all_bit_width must be a whole number from 2 to 8"),
-        ("input_all_bit_width", 1, "input_all_bit_width must be a whole number from 2 to 8"),
-        ("update_bit_width", 25, "update_bit_width must be a whole number from 2 to 24; got 25"),
-        ("error_bit_width", 8.0, "error_bit_width must be a whole number from 2 to 8; got 8.0"),
-        ("mean_dec_bit_width", True, "mean_dec_bit_width must be a whole number from 2 to 24"),
-    ],
-)
-def test_widths_out_of_range(field, value, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        QuantConfig(**{field: value})
-
-
-def test_other_refusals():
-    with pytest.raises(TypeError, match="iostrict must be True or False; got 1"):
-        QuantConfig(iostrict=1)
-    with pytest.raises(ValueError, match=r"name_pattern 'head' matches no layer; there are 0, 1"):
-        quantized.config_network(network(), "head", QuantConfig())
-    with pytest.raises(ValueError, match=r"Sequential has no layer that can be quantized: Linear"):
-        quantized.config_network(nn.Sequential(nn.Tanh()), ".*", QuantConfig())
-    with pytest.raises(ValueError, match="lr must be at least half a step of"):
-        quantized.SGD(network().parameters(), lr=1e-5)
-    with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\); got 1"):
-        quantized.SGD(network().parameters(), momentum=1)
-    with (
-        torch.autocast("cpu", torch.bfloat16),
-        pytest.raises(RuntimeError, match="Linear computes on fixed-point grids"),
-    ):
-        quantized.Linear(4, 4)(drawn(2, 4))
-    with pytest.raises(ValueError, match="integer convolutions have 1 group; got 3"):
-        quantized.Conv2d(3, 3, 3, groups=3)(drawn(1, 3, 5, 5))

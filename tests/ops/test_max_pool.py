@@ -1,5 +1,6 @@
 """Max pooling kept as places in windows: torch's own numbers, and few bits an output."""
 
+import copy
 import itertools
 
 import pytest
@@ -132,3 +133,36 @@ def test_modules(dims):
     x = torch.randn(2, 3, *SIZES[:dims]).requires_grad_()
     found, wanted = (torch.autograd.grad(m(x).sin().sum(), x)[0] for m in (ours, theirs))
     assert torch.equal(found, wanted)
+
+
+ADAPTIVE = {1: (3, (4,), 1), 2: (3, (4, 1), (None, 2)), 3: (3, (1, 2, 3), 2)}
+
+
+@pytest.mark.parametrize("dims", ADAPTIVE)
+def test_adaptive(dims):
+    """Windows of one size keep places; others, and asked-for indices, are torch's own."""
+    for size in ADAPTIVE[dims]:
+        theirs = getattr(torch.nn, f"AdaptiveMaxPool{dims}d")(size)
+        ours = fxmem.convert(torch.nn.Sequential(theirs), {type(theirs): {}}).model[0]
+        assert type(ours) is getattr(nn, f"AdaptiveMaxPool{dims}d") and repr(ours) == repr(theirs)
+        for sizes in ((12, 6, 6), (11, 7, 6)):
+            for x in (torch.randn(2, 3, *sizes[:dims]), torch.randn(2, *sizes[:dims]).round()):
+                x.requires_grad_()
+                found, wanted = (
+                    (y.detach(), *torch.autograd.grad(y.sin().sum(), x))
+                    for y in (ours(x), theirs(x))
+                )
+                assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+        indices = type(theirs)(size, return_indices=True)
+        both = fxmem.convert(torch.nn.Sequential(copy.copy(indices)), {type(theirs): {}}).model[0]
+        assert all(torch.equal(a, b) for a, b in zip(both(x), indices(x), strict=True))
+
+
+def test_adaptive_kept_bytes():
+    x = torch.randn(2, 8, 60, 60).requires_grad_()
+    ours, theirs = (
+        kept(lambda space=space: space.AdaptiveMaxPool2d(20)(x * 1)).nbytes
+        for space in (nn, torch.nn)
+    )
+    outputs = 2 * 8 * 20 * 20
+    assert outputs // 2 <= ours <= outputs // 2 + 16 and theirs >= x.nbytes + 8 * outputs

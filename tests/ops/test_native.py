@@ -1,5 +1,6 @@
 """The native library itself: schemas, what it imports, dispatch, threads, and doing without it."""
 
+import importlib
 import logging
 import os
 import re
@@ -140,6 +141,7 @@ def test_threads_give_the_same_result():
 
 @pytest.mark.parametrize("name", native.SCHEMAS)
 def test_the_reference_serves_devices_without_a_kernel(name):
+    importlib.import_module("fxmem.integer")  # whose operators nothing else brings
     # No such device is needed: where there is a kernel of its own, dispatch takes that one first.
     assert torch._C._dispatch_has_kernel_for_dispatch_key(
         f"fxmem::{name}", "CompositeExplicitAutograd"

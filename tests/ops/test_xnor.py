@@ -1,10 +1,13 @@
-"""fxmem::xnor_mm and fxmem::absmax: exactly the products of signs, exactly torch's codes."""
+"""fxmem::xnor_mm and scaled_xnor_mm: exactly the products of signs, wherever they are counted."""
+
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 
-from fxmem.ops.absmax import absmax
-from fxmem.ops.xnor import pack_rows, unpack_rows, xnor_mm
+from fxmem.ops.xnor import pack_rows, scaled_xnor_mm, unpack_rows, xnor_mm
 
 from .test_ops_samples import DEVICES
 
@@ -63,64 +66,105 @@ def test_signs_that_do_not_fit(a, b, n, sentence):
         xnor_mm(*rows, n)
 
 
-def matrix(kind, device):
-    x = torch.randn(33, 130, generator=torch.Generator().manual_seed(1))
-    if kind == "ties":
-        x = (x * 4).round() / 2
-    elif kind == "zeros":
-        x[0], x[:, 1] = 0, 0
-    elif kind == "not finite":
-        x[0, 0], x[5, 7] = float("nan"), float("-inf")
-    return x.to(device)
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("kind", ["normal", "ties", "zeros", "not finite"])
-@pytest.mark.parametrize("factor", [None, "whole", "period"])
-@pytest.mark.parametrize("by_column", [False, True])
-def test_codes_are_the_formula(by_column, factor, kind, device):
-    x = matrix(kind, device)
-    count = x.size(0) if by_column else x.size(1) // (2 if factor == "period" else 1)
-    given = None if factor is None else torch.rand(count).to(device) + 0.1
-    codes, scale = absmax(x, given, by_column, 100)
-    if given is not None:
-        x = x * (given.view(-1, 1) if by_column else given.repeat(x.size(1) // count))
-    top = x.abs().amax(0 if by_column else 1, keepdim=True)
-    wanted = torch.where(top == 0, 1, top / 100)
-    torch.testing.assert_close(scale, wanted, rtol=0, atol=0, equal_nan=True)
-    assert torch.equal(codes, (x / wanted).round().nan_to_num(0).to(torch.int8))
-
-
-def test_codes_of_nothing():
-    for size, by_column in (((0, 4), True), ((4, 0), False), ((0, 4), False), ((4, 0), True)):
-        codes, scale = absmax(torch.empty(size), None, by_column)
-        assert codes.shape == size and scale.shape == ((1, size[1]) if by_column else (size[0], 1))
-        assert (scale == 1).all()
-
-
-@pytest.mark.parametrize(
-    ("x", "factor", "levels", "sentence"),
-    [
-        (torch.zeros(3), None, 127, "x must be a float32 matrix; got 1 dimensions of"),
-        (torch.zeros(3, 4).double(), None, 127, "x must be a float32 matrix; got 2 dimensions of"),
-        (torch.zeros(3, 4), None, 128, "levels must be 1 to 127; got 128"),
-        (torch.zeros(3, 4), torch.zeros(3), 127, "factor must be float32, one a column or period"),
-    ],
-)
-def test_matrices_that_do_not_fit(x, factor, levels, sentence):
-    with pytest.raises(RuntimeError, match=f"fxmem::absmax: {sentence}"):
-        absmax(x, factor, False, levels)
-
-
 def test_opcheck():
     rows = pack_rows(signs(5, 70)), pack_rows(signs(3, 70))
     torch.library.opcheck(torch.ops.fxmem.xnor_mm, (*rows, 70))
-    for by_column in (False, True):
-        x, factor = matrix("normal", "cpu"), torch.rand(33 if by_column else 130)
-        torch.library.opcheck(torch.ops.fxmem.absmax, (x, factor, by_column, 127))
+    scales = torch.rand(5), torch.rand(3)
+    torch.library.opcheck(torch.ops.fxmem.scaled_xnor_mm, (*rows, 70, *scales))
 
 
-def test_codes_have_no_derivative():
-    x = torch.randn(3, 4, requires_grad=True)
-    with pytest.raises(RuntimeError, match="fxmem::absmax has no derivative"):
-        absmax(x)[1].sum().backward()
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("single", [(), (0,), (1,), (0, 1)], ids=str)
+def test_scaled(single, size, device):
+    m, p, n = size
+    rows = pack_rows(signs(m, n, device)), pack_rows(signs(p, n, device))
+    given = (torch.rand(()), torch.rand(1)) if len(single) == 2 else (torch.rand(m), torch.rand(p))
+    scales = [torch.rand(()) if i in single else it for i, it in enumerate(given)]
+    left, right = (it.to(device) for it in scales)
+    found = scaled_xnor_mm(*rows, n, left, right)
+    wanted = xnor_mm(*rows, n).float() * left.reshape(-1, 1) * right.reshape(1, -1)
+    assert torch.equal(found, wanted) if device == "cpu" else torch.allclose(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "sentence"),
+    [
+        (torch.ones(3), torch.ones(1), "left must be float32, 1 or 2; got 3 of"),
+        (torch.ones(2), torch.ones(1).double(), "right must be float32, 1 or 4; got 1 of"),
+        (torch.ones(2), torch.ones(2, 2), "right must be float32, 1 or 4; got 4 of"),
+    ],
+)
+def test_scales_that_do_not_fit(left, right, sentence):
+    rows = (torch.zeros(size, 8, dtype=torch.uint8) for size in (2, 4))
+    with pytest.raises(RuntimeError, match=f"fxmem::scaled_xnor_mm: {sentence}"):
+        scaled_xnor_mm(*rows, 64, left, right)
+
+
+HOST = """
+#include <cstdio>
+#include <memory>
+#include <vector>
+#include "native/xnor_tiles.h"
+using namespace fxmem;
+// Sizes, then a's words and b's, on standard input; scales are 1 / (1 + row) and 1 / (1 + column).
+int main(int count, char**) {
+  XnorProduct task{};
+  int64_t size[4];
+  if (fread(size, 8, 4, stdin) != 4) return 1;
+  task.rows = size[0], task.columns = size[1], task.words = size[2], task.n = size[3];
+  std::vector<uint64_t> a(task.rows * task.words), b(task.columns * task.words);
+  if (fread(a.data(), 8, a.size(), stdin) != a.size()) return 1;
+  if (fread(b.data(), 8, b.size(), stdin) != b.size()) return 1;
+  std::vector<int32_t> sums(task.rows * task.columns, 7777);
+  std::vector<float> values(sums.size(), 7777), left(task.rows), right(task.columns);
+  for (size_t i = 0; i < left.size(); ++i) left[i] = 1.0F / (1 + i);
+  for (size_t i = 0; i < right.size(); ++i) right[i] = 1.0F / (1 + i);
+  task.a = a.data(), task.b = b.data(), task.left = left.data(), task.right = right.data();
+  task.left_step = task.right_step = 1;
+  task.sums = sums.data();
+  if (count > 1) task.values = values.data();
+  for (int64_t tile = 0; tile < xnor_tiles(task); ++tile) {
+    const auto words = std::make_unique<XnorTile>();
+    std::vector<XnorCounts> counts(kTileThreads, XnorCounts{});
+    for (int64_t from = 0; from < task.words; from += kTileWords) {
+      for (int t = 0; t < kTileThreads; ++t) load_words(task, tile, from, t, *words);
+      for (int t = 0; t < kTileThreads; ++t) count_words(*words, t, counts[t]);
+    }
+    for (int t = 0; t < kTileThreads; ++t) store_sums(task, tile, t, counts[t]);
+  }
+  const void* out = count > 1 ? static_cast<void*>(values.data()) : sums.data();
+  return fwrite(out, 4, sums.size(), stdout) == sums.size() ? 0 : 1;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    """CUDA's tiles, gone through by a processor: thread after thread between two barriers."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("needs a C++ compiler")
+    folder = tmp_path_factory.mktemp("tiles")
+    source, program = folder / "tiles.cpp", folder / "tiles"
+    source.write_text(HOST)
+    command = [compiler, "-std=c++17", "-O1", "-fsanitize=undefined", "-ffp-contract=off"]
+    command += [f"-I{Path(__file__).parents[2]}", str(source), "-o", str(program)]
+    subprocess.run(command, check=True)
+    return program
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("size", [*SIZES, (129, 64, 1100)], ids=str)
+def test_the_tiles_of_cuda_on_a_processor(size, scaled, host):
+    m, p, n = size
+    a, b = pack_rows(signs(m, n)), pack_rows(signs(p, n))
+    given = torch.tensor([m, p, a.size(1) // 8, n]).numpy().tobytes()
+    command = [host, "scaled"] if scaled else [host]
+    given += a.numpy().tobytes() + b.numpy().tobytes()
+    out = subprocess.run(command, input=given, capture_output=True, check=True).stdout
+    wanted = xnor_mm(a, b, n)
+    if scaled:
+        left, right = (1 / torch.arange(1.0, count + 1) for count in (m, p))
+        wanted = wanted * left.view(-1, 1) * right
+    assert out == wanted.numpy().tobytes()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from .tools import gradients, leaf, partitioned
+from .tools import TestBackend, gradients, leaf, partitioned
 
 BITS = {"min_bytes": 0}
 POOL = "prims._low_memory_max_pool_with_offsets[1]"
@@ -49,6 +49,25 @@ def test_gradient_is_that_of_the_places(kernel, options, layout):
     assert all(torch.equal(a, b) for a, b in zip(packed, plain, strict=True))
     for found, wanted in zip(packed, gradients(f, x, w), strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 1}, {"ceil_mode": True}])
+def test_sizes_that_are_not_known(options):
+    """Places are packed in memory order, proved of any size; one graph serves all of them."""
+    backend = TestBackend(BITS)
+    f = torch.compile(
+        lambda x, w: pooled(x, w, 3, **options), backend=backend, fullgraph=True, dynamic=True
+    )
+    w = leaf(4, 3, 3, 3)
+    for sizes in ((2, 3, 12, 14), (5, 3, 17, 11)):
+        x = leaf(*sizes)
+        found, wanted = (
+            torch.autograd.grad(g(x, w).sin().sum(), (x, w))
+            for g in (f, lambda x, w: pooled(x, w, 3, **options))
+        )
+        torch.testing.assert_close(found, wanted)
+    (graph,) = backend.pairs
+    assert entry(graph).rule == "pool_places" and entry(graph).action == "4 bits an element"
 
 
 def test_three_dimensions():

@@ -49,8 +49,8 @@ def as_dtype(given, dtype):
     [
         (torch.float32, 30, 0),
         (torch.float32, 80, 4),
-        (torch.float16, 30, 4),
-        (torch.bfloat16, 30, 4),
+        (torch.float16, 80, 0),
+        (torch.bfloat16, 80, 0),
     ],
 )
 def test_sums_are_anchored_in_pairs(dtype, depth, kept):
@@ -85,11 +85,11 @@ NETS = {
 @pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("name", NETS)
 def test_error_in_half_precision(name, depth):
-    """Against fp64 at most twice that of plain half precision, in the norm of all gradients."""
+    """Against fp64 at most 1.1 times that of every state kept, in the norm of all gradients."""
     given = as_dtype((*inputs(8, 16), *weights(depth)), torch.bfloat16)
     exact = gradients(NETS[name], *as_dtype(given, torch.float64))
     found, plain = (gradients(NETS[name], *given, policy=p) for p in (asked(), OFF))
-    assert error(found, exact) <= 2 * error(plain, exact)
+    assert error(found, exact) <= 1.1 * error(plain, exact)
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from fxmem.nn.reversible import MomentumNet
+
 from .test_reversible import OFF, branch, chain, inputs, links, run, weights
 from .tools import gradients, leaf, partitioned, relative
 
@@ -102,6 +104,20 @@ def test_affine_couplings_keep_their_floats():
     assert note == "reversible: 4 links are recomputed from their last two states, float32"
 
 
+def test_affine_couplings_in_half_precision_beside_sums():
+    def f(a, b, c, d, *ws):
+        a, b = chain(a.sin(), b.cos(), ws)
+        c, d = c.sin(), d.cos()
+        for w in ws:
+            c, d = d, c * (0.1 * branch(d, w)).exp() + branch(d, w)
+        return a * b, c * d
+
+    given = as_dtype((*inputs(8, 16), *inputs(8, 16), *weights(5)), torch.bfloat16)
+    notes = partitioned(f, *given, policy=exact()).plan.notes
+    kinds = [note.partition("two states, ")[2] for note in notes[1:]]
+    assert kinds == ["int32", "float32 for bfloat16"]
+
+
 class Value(torch.autograd.Function):
     """What an integer stands for, differentiated as the float stream that carries its gradient."""
 
@@ -137,3 +153,10 @@ def test_integer_streams_of_a_module(depth):
     assert g.plan.after <= 4 * STATE
     found, plain = (gradients(written_out, *given, policy=p) for p in (asked, OFF))
     assert all(torch.equal(x, y) for x, y in zip(found, plain, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_integers_that_lose_more_than_a_byte_are_kept():
+    net = MomentumNet([torch.nn.Linear(16, 16) for _ in range(4)], gamma=1 / 300)
+    asked = {"rules": {"reversible": {"force": True}}}
+    assert partitioned(net, leaf(8, 16), policy=asked).plan.notes == ()

@@ -8,7 +8,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
-from fxmem.passes.joint.chains import find_chains
+from fxmem.passes.joint.reversible.chains import find_chains
 
 from .test_reversible import branch, inputs, weights
 from .test_reversible_transformer import Block

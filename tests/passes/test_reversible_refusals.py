@@ -5,8 +5,8 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import CheckpointPolicy
 
-from fxmem.passes.joint.chains import find_chains
-from fxmem.passes.joint.recomputable import recomputable
+from fxmem.passes.joint.reversible.chains import find_chains
+from fxmem.passes.joint.reversible.recomputable import recomputable
 
 from .test_reversible import branch, chain, inputs, weights
 

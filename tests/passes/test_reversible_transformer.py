@@ -1,8 +1,11 @@
 """A reversible transformer keeps the same at every depth, and its gradients are right."""
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from fxmem.policy import Policy, PolicyError
 
 from .test_reversible import ASKED, OFF, links
 from .tools import gradients, leaf, partitioned, relative
@@ -74,3 +77,45 @@ def test_transformer_gradients():
     found, plain = (gradients(model, x, policy=p) for p in (ASKED, OFF))
     exact = gradients(model.double(), x.detach().double().requires_grad_())
     assert error(found, exact) <= 2 * error(plain, exact)
+
+
+def sharing(keep, **options):
+    return {"rules": {"reversible": {"keep": keep, **options}}}
+
+
+def again(graph):
+    """Which products the backward repeats: attention, and those with a bias, which no other has."""
+    attention = "aten._scaled_dot_product_flash_attention_for_cpu"
+    return [graph.backward.ops[name] for name in (attention, "aten.addmm")]
+
+
+def test_products_are_kept_for_a_share_of_their_bytes():
+    def graph(policy):
+        torch._dynamo.reset()
+        return partitioned(TwoStreams(4), leaf(2, 16, 32), policy=policy)
+
+    none, some, most = (graph(p) for p in (ASKED, sharing(0.2), sharing(1)))
+    # The last product of the first link is read by nothing: no state is made of it.
+    assert [again(g) for g in (none, most)] == [[4, 4 * 4 - 1], [0, 0]]
+    row = 2 * 16 * 4
+    every = 4 * (32 * (3 + 1 + 1 + 4 + 1) + 4) * row - 32 * row
+    assert most.plan.after == none.plan.after + every
+    assert 0 < some.plan.after - none.plan.after <= 0.2 * every
+    assert f"{4 + 15 - sum(again(some))} products of 19 are kept" in some.plan.notes[-1]
+    # The last product of an MLP reads most for a byte that it writes; attention comes next.
+    assert again(some) == [1, 4 * 4 - 1 - 4]
+
+
+@pytest.mark.parametrize("options", [{}, {"exact": True}])
+def test_gradients_with_products_kept(options):
+    model, x = TwoStreams(4), leaf(2, 16, 32)
+    found, plain = (gradients(model, x, policy=sharing(keep, **options)) for keep in (0.3, 1e-6))
+    exact = gradients(model.double(), x.detach().double().requires_grad_())
+    assert error(found, exact) <= 2 * error(plain, exact)
+    if options:
+        assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
+
+
+def test_a_share_is_at_most_all():
+    with pytest.raises(PolicyError, match="keep"):
+        Policy(rules={"reversible": {"keep": 1.5}})

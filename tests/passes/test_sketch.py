@@ -6,8 +6,6 @@ from expecttest import TestCase
 from torch import nn
 from torch.nn import functional as F
 
-import fxmem
-
 from .tools import partitioned
 
 
@@ -16,17 +14,21 @@ def asked(ratio=0.5, **options):
 
 
 class Layer(nn.Module):
-    """A weight [16, 16], applied by a function to what the graph itself has computed."""
+    """A weight [16, 16], applied by a function to what the graph would not compute again."""
 
     def __init__(self, apply, weight=(16, 16)):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(weight) / 4)
         self.bias = nn.Parameter(torch.randn(16))
         self.first = nn.Parameter(torch.randn(16))
+        self.register_buffer("mix", torch.randn(16, 16) / 4)
         self.apply_weight = apply
 
+    def given(self, x):
+        return (x + self.first) @ self.mix
+
     def forward(self, x):
-        return self.apply_weight(x + self.first, self.weight, self.bias)
+        return self.apply_weight(self.given(x), self.weight, self.bias)
 
 
 def images(x):
@@ -44,16 +46,10 @@ SPELLINGS = {
     "einsum": lambda x, w, b: torch.einsum("bti,oi->bto", x, w),
     "einsum to the front": lambda x, w, b: torch.einsum("bti,io->obt", x, w),
     "conv1x1": lambda x, w, b: F.conv2d(images(x), w[:, :, None, None], b),
+    "conv1d": lambda x, w, b: F.conv1d(x.mT, w[..., None], b),
+    "conv3d": lambda x, w, b: F.conv3d(images(x)[:, :, None], w[..., None, None, None], b),
     "half": lambda x, w, b: F.linear(x.bfloat16(), w.bfloat16()),
 }
-
-
-def step(layer, module, x):
-    """The gradients of the weight and of what comes before it."""
-    layer.zero_grad()
-    out = module(x)
-    out.backward(torch.linspace(-1, 1, out.numel()).view(out.shape).to(out.dtype))
-    return layer.weight.grad.clone(), layer.first.grad.clone()
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -66,46 +62,15 @@ def test_every_spelling_of_the_product_is_found(spelling):
     assert g.forward.ops["fxmem.sketch"] == g.backward.ops["fxmem.sketch"] == 1
 
 
-@pytest.mark.parametrize("spelling", ["linear", "mm of a transposed input", "conv1x1", "half"])
-@pytest.mark.parametrize("kind", ["rademacher", "crs_norm"])
-def test_the_gradient_is_right_on_average_and_all_others_exactly(spelling, kind):
-    layer, x = Layer(SPELLINGS[spelling]), torch.randn(1, 32, 16)
-    weight, first = step(layer, layer, x)
-    options = {"inner": "aot_eager", **asked(kind=kind)}
-    compiled = torch.compile(layer, backend="fxmem", options=options)
-    draws = [step(layer, compiled, x) for _ in range(256)]
-    assert fxmem.last_report().guarantee == "unbiased"
-    draw = torch.stack([found for found, _ in draws])
-    assert (draw.mean(0) - weight).norm() < 3 * (draw.var(0).sum() / 256).sqrt()
-    assert draw.var(0).sum() > 0
-    for _, found in draws:
-        torch.testing.assert_close(found, first, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["hadamard", "crs_norm"])
-@pytest.mark.parametrize("spelling", ["linear", "mm of a transposed input", "einsum", "conv1x1"])
-def test_batches_of_any_size(spelling, kind):
-    layer = Layer(SPELLINGS[spelling])
-    options = {"inner": "aot_eager", **asked(0.25, kind=kind)}
-    compiled = torch.compile(layer, backend="fxmem", options=options, dynamic=True)
-    for batch in (3, 5):
-        x = torch.randn(batch, 32, 16)
-        weight, first = step(layer, compiled, x)
-        (site,) = fxmem.last_report().plans[0].sites
-        assert "sketched" in site.action
-        exact = step(layer, layer, x)
-        torch.testing.assert_close(first, exact[1], rtol=1e-4, atol=1e-4)
-        assert 0 < (weight - exact[0]).norm() < 10 * exact[0].norm() + 100
-
-
 class Shared(nn.Module):
     def __init__(self):
         super().__init__()
         self.first = nn.Parameter(torch.randn(16))
+        self.register_buffer("mix", torch.randn(16, 16) / 4)
         self.q, self.k, self.v = (nn.Linear(16, 16, bias=False) for _ in range(3))
 
     def forward(self, x):
-        x = x + self.first
+        x = (x + self.first) @ self.mix
         return self.q(x) + self.k(x) * 2 + self.v(x) * 3
 
 
@@ -179,25 +144,28 @@ class TestGraphs(TestCase):
 primals_1: float32[16]
 primals_2: float32[32, 16]
 primals_3: float32[16, 16]
-primals_4: float32[16]
+primals_4: float32[16, 16]
+primals_5: float32[16]
 inductor_seeds_default: int64[1] = prims.inductor_seeds.default(1, cpu)
 slice_tensor: int64[1] = aten.slice.Tensor(inductor_seeds_default, 0, 0, 1)
 add: float32[32, 16] = aten.add.Tensor(primals_2, primals_1)
-sketch_default: float32[8, 16] = fxmem.sketch.default(add, gaussian, 8, slice_tensor)
-permute: float32[16, 16] = aten.permute.default(primals_3, [1, 0])
-addmm: float32[32, 16] = aten.addmm.default(primals_4, add, permute)
-return [addmm, primals_3, slice_tensor, sketch_default]""",
+mm: float32[32, 16] = aten.mm.default(add, primals_3)
+sketch_default: float32[8, 16] = fxmem.sketch.default(mm, gaussian, 8, slice_tensor)
+permute: float32[16, 16] = aten.permute.default(primals_4, [1, 0])
+addmm: float32[32, 16] = aten.addmm.default(primals_5, mm, permute)
+return [addmm, primals_3, primals_4, slice_tensor, sketch_default]""",
         )
         self.assertExpectedInline(
             g.backward.text,
             """\
 primals_3: float32[16, 16]
+primals_4: float32[16, 16]
 slice_tensor: int64[1]
 sketch_default: float32[8, 16]
 tangents_1: float32[32, 16]
-permute: float32[16, 16] = aten.permute.default(primals_3, [1, 0])
+permute: float32[16, 16] = aten.permute.default(primals_4, [1, 0])
 permute_1: float32[16, 16] = aten.permute.default(permute, [1, 0])
-mm: float32[32, 16] = aten.mm.default(tangents_1, permute_1)
+mm_1: float32[32, 16] = aten.mm.default(tangents_1, permute_1)
 permute_2: float32[16, 32] = aten.permute.default(tangents_1, [1, 0])
 permute_default: float32[32, 16] = aten.permute.default(permute_2, [1, 0])
 sketch_default_1: float32[8, 16] = fxmem.sketch.default(permute_default, gaussian, 8, slice_tensor)
@@ -205,7 +173,9 @@ permute_default_1: float32[16, 8] = aten.permute.default(sketch_default_1, [1, 0
 mm_default: float32[16, 16] = aten.mm.default(permute_default_1, sketch_default)
 sum_1: float32[1, 16] = aten.sum.dim_IntList(tangents_1, [0], True)
 view: float32[16] = aten.view.default(sum_1, [16])
-sum_2: float32[1, 16] = aten.sum.dim_IntList(mm, [0], True)
+permute_5: float32[16, 16] = aten.permute.default(primals_3, [1, 0])
+mm_3: float32[32, 16] = aten.mm.default(mm_1, permute_5)
+sum_2: float32[1, 16] = aten.sum.dim_IntList(mm_3, [0], True)
 view_1: float32[16] = aten.view.default(sum_2, [16])
-return [view_1, None, mm_default, view]""",
+return [view_1, None, None, mm_default, view]""",
         )

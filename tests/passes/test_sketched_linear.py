@@ -82,3 +82,9 @@ def test_it_is_done_only_where_it_is_asked_for():
         assert "sketch" not in [entry.rule for entry in report.entries]
     report = fxmem.report(fxmem.transform(gm, {"rules": {"sketch": {"modules": {"q": 0.5}}}}))
     assert [entry.rule for entry in report.entries].count("sketch") == 1
+
+
+def test_where_there_is_nothing_to_sketch_the_report_says_so():
+    gm = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(4, 4).requires_grad_(False), nn.GELU()))
+    report = fxmem.report(fxmem.transform(gm, asked()))
+    assert "sketch: no linear layer that it was asked for is trained here" in str(report)

@@ -100,9 +100,11 @@ def test_idempotent_unless_rounding_halves_the_magnitude(quantizer):
 
 
 @pytest.mark.parametrize("quantizer", [dorefa.WeightBit(), XnorWeight()], ids=str)
-def test_scaled_signs_are_idempotent_up_to_the_mean(quantizer):
-    once = quantizer.value(torch.randn(16, 33))
-    torch.testing.assert_close(quantizer.value(once), once, rtol=1e-6, atol=0)
+def test_scaled_signs_are_idempotent(quantizer):
+    """Their scale is the mean of equal magnitudes, which float32 would round for some counts."""
+    for columns in (3, 33, 4099):
+        once = quantizer.value(torch.randn(16, columns))
+        assert torch.equal(quantizer.value(once), once)
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS, ids=str)

@@ -49,6 +49,27 @@ def test_order():
         manager.quantize()
 
 
+def test_of_two_managers_one_quantizes_at_a_time():
+    net = model()
+    before = weights(net)
+    first, second = ExternalWeightManager(net), ExternalWeightManager(net, "dorefa", exempt=())
+    for one, other in ((first, second), (second, first)):
+        with one:
+            for call in (other.quantize, other.export, other.evaluate().__enter__):
+                with pytest.raises(
+                    OrderError, match=r"expects restore\(\) of another manager first"
+                ):
+                    call()
+            assert all(map(torch.equal, before, weights_of(net.state_dict())))
+        with one.evaluate(), pytest.raises(OrderError, match=r"which has quantized 0\.weight"):
+            other.quantize()
+    assert all(map(torch.equal, before, weights(net)))
+
+
+def weights_of(state):
+    return [value for name, value in state.items() if name.endswith("weight")]
+
+
 def test_other_optimizers_may_step():
     net, other = model(), nn.Linear(2, 2)
     with ExternalWeightManager(net):

@@ -113,11 +113,15 @@ REFUSED = [
     ({"rules": {0: {"bit": 3}}}, "binaryconnect takes no option bit; allowed:"),
     ({"method": "dorefa", "bits": 17}, "bits must be a whole number from 1 to 16; got 17"),
     ({"method": "dorefa", "rules": {1: {"bits": 0}}}, "bits must be .* from 1 to 16; got 0"),
-    ({"method": "wageubn", "update_bits": 40}, "bits must be .* from 2 to 24; got 40"),
-    ({"scale": "he"}, "scale must be a number or 'glorot'; got 'he'"),
-    ({"scale": -1.0}, "scale must be a positive number; got -1.0"),
+    ({"method": "wageubn", "bits": 1}, "weight: bits must be .* from 2 to 24; got 1"),
+    ({"method": "wageubn", "update_bits": 40}, "weight: update_bits must be .* 2 to 24; got 40"),
+    ({"scale": "he"}, "scale must be a positive number or 'glorot'; got 'he'"),
+    ({"scale": -1.0}, "scale must be a positive number or 'glorot'; got -1.0"),
+    ({"method": "xnor", "clip_at": 0}, "clip_at must be a positive number or None; got 0"),
+    ({"rules": {"(": None}}, r"the rule '\(' is no regular expression: missing \)"),
     ({"method": torch.sign, "bits": 3}, "a function takes no options; got bits"),
-    ({"exempt": ("second",)}, r"exempt takes 'first' and 'last'; got \['second'\]"),
+    ({"exempt": ("second",)}, r"exempt takes a list of 'first' and 'last'; got \('second',\)"),
+    ({"exempt": "first"}, "exempt takes a list of 'first' and 'last'; got 'first'"),
     ({"model": nn.LazyLinear(4)}, "weight has no shape yet: run the model once first"),
     (
         {"optimizer": torch.optim.SGD(nn.Linear(2, 2).parameters())},
@@ -132,6 +136,23 @@ def test_refusals(call, words):
         ExternalWeightManager(**{"model": model(), **call})
 
 
-def test_a_method_that_is_none():
-    with pytest.raises(TypeError, match="method must be a name, a Quantizer or a function; got 3"):
-        ExternalWeightManager(model(), 3)
+OTHER_TYPES = [
+    ({"method": 3}, "weight: method must be a name, a Quantizer or a function; got 3"),
+    (
+        {"rules": {"head": 3}},
+        "head.weight: method must be a name, a Quantizer or a function; got 3",
+    ),
+    ({"rules": {True: None}}, "a rule's key must be a type of module, .* got True"),
+    ({"rules": {0.5: None}}, "a rule's key must be a type of module, .* got 0.5"),
+    ({"stochastic": "yes"}, "stochastic must be True or False; got 'yes'"),
+    ({"project": 3}, "project must be a function of the weight; got 3"),
+    ({"model": [1]}, r"model must be of type Module; got \[1\]"),
+    ({"optimizer": "adam"}, "optimizer must be of type Optimizer; got 'adam'"),
+    ({"generator": 3}, "generator must be of type Generator; got 3"),
+]
+
+
+@pytest.mark.parametrize(("call", "words"), OTHER_TYPES, ids=[words for _, words in OTHER_TYPES])
+def test_other_types(call, words):
+    with pytest.raises(TypeError, match=words):
+        ExternalWeightManager(**{"model": model(), **call})

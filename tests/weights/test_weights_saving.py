@@ -57,6 +57,33 @@ def test_loading_a_part_leaves_the_other_masters():
     assert torch.equal(net[2].weight, before[1]) and not net[0].weight.any()
 
 
+@pytest.mark.parametrize("method", ["binaryconnect", "dorefa"])
+def test_loading_between_restore_and_step_is_no_step(method):
+    net, other = model(), model()
+    manager = ExternalWeightManager(net, method, exempt=())
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+
+    def backward():
+        with manager:
+            run(net)
+        return [p.grad.clone() for p in net.parameters()]
+
+    backward()
+    net.load_state_dict(other.state_dict())
+    optimizer.zero_grad()
+    grads = backward()
+    optimizer.step()
+    manager.clip()
+    assert manager.held[0].master.equal(other[0].weight)
+    follows = ExternalWeightManager(other, method, exempt=())
+    with follows:
+        run(other)
+    assert all(map(torch.equal, grads, [p.grad for p in other.parameters()]))
+    torch.optim.SGD(other.parameters(), 0.01).step()
+    follows.clip()
+    assert same(net.state_dict(), other.state_dict())
+
+
 def test_loading_where_it_makes_no_sense():
     net = model()
     manager = ExternalWeightManager(net)
@@ -163,6 +190,12 @@ def test_masters_go_along_where_asked_for():
     without = ExternalWeightManager(net, "dorefa", exempt=()).export()
     with pytest.raises(ValueError, match="the export has no masters"):
         without.load_into(model(), masters=True)
+    with pytest.raises(
+        TypeError, match="masters must be a floating-point dtype or None; got 'bf16'"
+    ):
+        ExternalWeightManager(net).export(masters="bf16")
+    with pytest.raises(ValueError, match=r"not what Export.state_dict\(\) wrote: it has 0.weight"):
+        Export.from_state_dict(net.state_dict())
 
 
 def test_what_is_no_quantizer_is_exported_dense():

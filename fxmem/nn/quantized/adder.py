@@ -14,7 +14,7 @@ from torch import nn
 from fxmem.ops import integer as storage
 from fxmem.quantizers.wageubn import AllDirect
 
-from .layers import Quantized
+from .layers import Quantized, check_precision
 
 GRIDS = AllDirect(6, 8), AllDirect(8, 8)  # of inputs and of weights
 
@@ -46,6 +46,7 @@ class Adder2d(Quantized, nn.Module):
         self._configure(config, widths)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        check_precision(self, x)
         config = self.config
         bias = None if self.bias is None else config.grid("bias")(self.bias)
         grids = config.grid("input"), config.grid("weight")

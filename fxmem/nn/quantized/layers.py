@@ -22,6 +22,8 @@ class Quantized:
     config: QuantConfig
 
     def _configure(self, config: QuantConfig | None, widths: dict[str, Any]) -> None:
+        if not isinstance(config, QuantConfig | None):
+            raise TypeError(f"config must be a QuantConfig; got {config!r}")
         self.config = replace(config or QuantConfig(), **widths)
 
     def configure(self, config: QuantConfig) -> None:
@@ -30,6 +32,26 @@ class Quantized:
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, {self.config}"
+
+
+def check_precision(layer: nn.Module, x: torch.Tensor) -> None:
+    """Raise RuntimeError where half precision would round what is on the layer's grids."""
+    if torch.is_autocast_enabled(x.device.type):
+        cause, remedy = "autocast's half precision", "leave autocast for it"
+    elif x.dtype in (torch.bfloat16, torch.float16):
+        cause, remedy = x.dtype, "give it float32"
+    else:
+        return
+    raise RuntimeError(
+        f"{type(layer).__name__} computes on fixed-point grids of up to 24 bits, which {cause} "
+        f"would round: {remedy}"
+    )
+
+
+def check_convolution(layer: nn.Module, name: str) -> None:
+    """Raise ValueError, naming the layer, for a convolution that there is none of in integers."""
+    if getattr(layer, "padding_mode", "zeros") != "zeros":
+        raise ValueError(f"{name}: integer convolutions pad with zeros; got {layer.padding_mode!r}")
 
 
 class Product(Quantized):
@@ -55,11 +77,7 @@ class Product(Quantized):
         return nn.Parameter(start)
 
     def _product(self, x, plain, call, *geometry):
-        if torch.is_autocast_enabled(x.device.type):
-            raise RuntimeError(
-                f"{type(self).__name__} computes on fixed-point grids of up to 24 bits, which "
-                "autocast's half precision would round: leave autocast for it"
-            )
+        check_precision(self, x)
         config = self.config
         bias = None if self.bias is None else config.grid("bias")(self.bias)
         if config.retrain:
@@ -93,6 +111,7 @@ class Convolution(Product):
     ):  # fmt: skip
         geometry = stride, padding, dilation, groups
         super().__init__(in_channels, out_channels, kernel_size, *geometry, bias)
+        check_convolution(self, type(self).__name__)
         self._configure(config, widths)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -101,10 +120,7 @@ class Convolution(Product):
 
 
 class Conv2d(Convolution, nn.Conv2d):
-    """nn.Conv2d of int8 products, forward and backward; arguments as nn.Conv2d and `Linear`.
-
-    Raises ValueError, when called, for groups other than 1.
-    """
+    """nn.Conv2d of int8 products, forward and backward; arguments as nn.Conv2d and `Linear`."""
 
     functions = F.conv2d, integer.conv2d
 

@@ -10,7 +10,7 @@ from fxmem.ops.layout import memory_stride
 from fxmem.quantizers import quantize_gradient
 from fxmem.quantizers.wageubn import AllDirect, Direct, Shift
 
-from .layers import Quantized
+from .layers import Quantized, check_precision
 
 WEIGHT = AllDirect(8, 16)  # of weight and bias: 8 bits of fraction, and room for more than 1
 DIMS = (0, 2, 3)
@@ -34,6 +34,7 @@ class BatchNorm2d(Quantized, nn.BatchNorm2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self._check_input_dim(x)
+        check_precision(self, x)
         batch = self.training or self.running_mean is None
         mean, variance = _statistics(x) if batch else (self.running_mean, self.running_var)
         if batch and self.running_mean is not None:

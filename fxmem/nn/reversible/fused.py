@@ -7,6 +7,7 @@ is whole, that is after its last use in this backward, shared parameters once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -23,7 +24,16 @@ class FusedOptimizers:
         for parameter in module.parameters():
             if parameter.requires_grad:
                 self.optimizers[parameter] = factory([parameter])
-                parameter.register_post_accumulate_grad_hook(self._step)
+        self._hook()
+
+    def _hook(self) -> None:
+        for parameter in self.optimizers:
+            parameter.register_post_accumulate_grad_hook(self._step)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Step the parameters of a copy, which has its own optimizers: hooks are not copied."""
+        self.__dict__.update(state)
+        self._hook()
 
     def _step(self, parameter: Tensor) -> None:
         self.optimizers[parameter].step()

@@ -67,8 +67,8 @@ class MomentumNet(ReversibleSequential):
     undoing a step divides the rounding error by gamma, 10^19 times over at gamma 0.5 in 64 layers.
     So the streams are fixed-point integers, and the log2(1 / gamma) bits an element that a layer
     loses are kept. The arguments are those of momentumnet's class of this name, and fxmem's own.
-    Under torch.compile the fixed-point streams are kept as autograd keeps them: give exact=False
-    there, and backend="fxmem" finds the chain of floats and recomputes it.
+    Under torch.compile the graph decides what is kept: backend="fxmem" finds the chain, of integers
+    as of floats, and keeps a whole bit an element a layer for a gamma from 0.5 on (2 from 0.25 on).
 
     Args:
         functions: modules or functions, called with x and the extra arguments.

@@ -71,7 +71,10 @@ class Tape:
         """Return the state after a step, in the backward."""
         if self._position != position + 1:
             raise RuntimeError(
-                f"the backward reached {self.names[position]} of a reversible chain out of turn"
+                f"the backward comes to {self.names[position]} without what follows it in its "
+                "reversible chain: a loss of states in the chain alone (output_hidden_states=True) "
+                "leaves out the end, from which they come back; add the model's output to it, if "
+                "only times zero, or use memory='checkpoint'"
             )
         return self.state
 

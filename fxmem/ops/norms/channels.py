@@ -21,6 +21,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 # Of |bias| / |weight|: up to here the error of a weight's gradient in half precision is at most
 # twice that of x_hat itself, whatever the gradient is: sqrt(1 + 1 + 1.4^2) < 2.
 LARGEST_SHIFT = 1.4
+# The least weight to divide by: the square of what it becomes must not become infinite.
+LEAST_WEIGHT = 2.0**-40
 # Channels beyond this shift get places, and as many more, since weights move between two looks.
 WATCHED_SHIFT = 1.0
 SPARE = 32
@@ -34,8 +36,13 @@ def lost(
 ) -> torch.Tensor:
     """Return a bool for each element of the weight: whether x_hat is not to be had from y."""
     size = weight.detach().abs()
-    found = size < 4 * torch.finfo(dtype).tiny
+    found = size < least(dtype)
     return found if bias is None else found | (size * shift < bias.detach().abs())
+
+
+def least(dtype: torch.dtype) -> float:
+    """Return the least weight that keeps x_hat in the output: below it, bits are missing."""
+    return max(4 * torch.finfo(dtype).tiny, LEAST_WEIGHT)
 
 
 def kept(
@@ -46,10 +53,27 @@ def kept(
         return None
     if not waits(weight):
         return lost(weight, bias, dtype).flatten().nonzero().squeeze(1)
-    look = _looks.get(weight)
+    parameter = parameter_of(weight)
+    if parameter is None:
+        return worst(weight, bias, dtype, weight.numel())
+    look = _looks.get(parameter)
     if look is None:
-        look = _looks[weight] = Look()
+        look = _looks[parameter] = Look()
     return worst(weight, bias, dtype, look.places(weight, bias, dtype))
+
+
+def parameter_of(weight: torch.Tensor) -> torch.Tensor | None:
+    """Return what a weight is made of at each call, as 1 + parameter is; None if unknown.
+
+    What is looked up is remembered of it, for the weight itself may be new at each call.
+    """
+    function = weight.grad_fn
+    while function is not None and not hasattr(function, "variable"):
+        function = next((parent for parent, _ in function.next_functions if parent), None)
+    if function is not None:
+        return function.variable
+    is_lasting = weight.requires_grad or isinstance(weight, torch.nn.Parameter)
+    return weight if is_lasting and weight.is_leaf else None
 
 
 def waits(tensor: torch.Tensor) -> bool:
@@ -80,7 +104,7 @@ def worst(
         return torch.empty(0, dtype=torch.int64, device=weight.device)
     size = weight.detach().abs().flatten().float()
     shift = 1 / size if bias is None else bias.detach().abs().flatten().float() / size
-    gone = size < 4 * torch.finfo(dtype).tiny
+    gone = size < least(dtype)
     return shift.masked_fill(gone, torch.inf).topk(places).indices
 
 

@@ -1,7 +1,8 @@
 """What each normalisation computes, and the gradient of it from the normalised input.
 
-Torch's own backward kernels serve: of x_hat, whose mean is 0 and whose deviation is 1, they return
-what the gradient of x is but for the factor 1 / deviation.
+Torch's own backward kernels serve. They are told that the mean is 0 and the deviation 1, and are
+given x_hat: what they return is the gradient of x but for the factor 1 / deviation. Of a batch norm
+they are given the output y, and told that the mean is the bias and the deviation the weight.
 """
 
 from __future__ import annotations
@@ -21,17 +22,15 @@ class Norm:
 
     Attributes:
         dim: the channels' dimension of `channelled`.
-        separate: whether what is normalised together has one index in the first dimension.
     """
 
     eps: float | None
     dim = 1
-    separate = True
 
     def rows(self, x: torch.Tensor, trailing: int | None = None) -> torch.Tensor:
         """View a tensor so that its first dimension counts what is normalised separately.
 
-        Its last `trailing` dimensions, by default those of the weight, are no batch dimensions.
+        Its last `trailing` dimensions, by default those of the weight, become one or are channels.
         """
         return x
 
@@ -40,20 +39,16 @@ class Norm:
         return x
 
     def per_channel(self, weight: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """View a tensor shaped as the weight so that it broadcasts over the input."""
+        """View a number a channel so that it broadcasts over the rows."""
         return weight.view(-1, *[1] * (like.dim() - 2))
 
     def broadcast(self, statistic: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """View a mean or deviation so that it broadcasts over the input."""
+        """View a mean or deviation so that it broadcasts over the input, or over its rows."""
         return self.per_channel(statistic, like)
 
     def activate(self, y: torch.Tensor) -> torch.Tensor:
         """Return what follows the norm and belongs to it."""
         return y
-
-    def deactivate(self, grad: torch.Tensor, output: torch.Tensor) -> Tensors:
-        """Return the gradient before the activation, and the norm's own output."""
-        return grad, output
 
     def selected(
         self, x: torch.Tensor, mean: torch.Tensor | None, rstd: torch.Tensor, at: torch.Tensor
@@ -78,7 +73,7 @@ class RMSNorm(Norm):
 
     def rows(self, x: torch.Tensor, trailing: int | None = None) -> torch.Tensor:
         outer = x.dim() - (len(self.shape) if trailing is None else trailing)
-        return x.flatten(0, outer - 1) if outer else x[None]
+        return (x.flatten(0, outer - 1) if outer else x[None]).flatten(1)
 
     def channelled(self, x: torch.Tensor) -> torch.Tensor:
         return x.flatten(-len(self.shape))
@@ -99,17 +94,17 @@ class RMSNorm(Norm):
         y, rstd = aten._fused_rms_norm(x, self.shape, weight, self.eps)
         return y, None, rstd
 
-    def backward(self, grad, x_hat, weight, bias, wanted) -> Tensors:
-        """Return the gradients of x_hat's source but for 1 / deviation, of weight and of bias."""
-        dims = tuple(range(-len(self.shape), 0))
-        product = grad * x_hat
-        of_weight = product.flatten(0, -len(self.shape) - 1).sum(0) if wanted[1] else None
-        if not wanted[0]:
-            return None, of_weight, None
-        if weight is not None:
-            grad, product = grad * weight, product.mul_(weight)
-        shared = product.mean(dims, keepdim=True)
-        return torch.addcmul(grad, x_hat, shared, value=-1), of_weight, None
+    def backward(self, grad, x_hat, weight, bias, rstd, wanted, out) -> Tensors:
+        """Write the gradient of rows to `out`; return those of weight and bias.
+
+        Torch's kernel for this norm is slow on a CPU. That of layer_norm takes the mean of the
+        scaled gradient away, which is put back.
+        """
+        found = _layer_norm_backward(grad, x_hat, weight, bias, wanted)
+        if wanted[0]:
+            mean = (grad.mean(1) if weight is None else (grad @ weight) / grad.shape[1])[:, None]
+            torch.addcmul(mean * rstd, found[0], rstd, out=out)
+        return found[1:]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,12 +114,17 @@ class LayerNorm(RMSNorm):
     def forward(self, x, weight, bias) -> Tensors:
         return aten.native_layer_norm(x, self.shape, weight, bias, self.eps)
 
-    def backward(self, grad, x_hat, weight, bias, wanted) -> Tensors:
-        rows = [*x_hat.shape[: -len(self.shape)], *[1] * len(self.shape)]
-        zero, one = x_hat.new_zeros(rows), x_hat.new_ones(rows)
-        affine = _like(x_hat, weight, bias)
-        given = (self.shape, zero, one, *affine, wanted)
-        return list(aten.native_layer_norm_backward(grad, x_hat, *given))
+    def backward(self, grad, x_hat, weight, bias, rstd, wanted, out) -> Tensors:
+        found = _layer_norm_backward(grad, x_hat, weight, bias, wanted)
+        if wanted[0]:
+            torch.mul(found[0], rstd, out=out)
+        return found[1:]
+
+
+def _layer_norm_backward(grad, x_hat, weight, bias, wanted) -> Tensors:
+    zero, one = x_hat.new_zeros(len(x_hat), 1), x_hat.new_ones(len(x_hat), 1)
+    given = (x_hat.shape[1:], zero, one, weight, bias, wanted)
+    return list(aten.native_layer_norm_backward(grad, x_hat, *given))
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,11 +140,13 @@ class GroupNorm(Norm):
     def forward(self, x, weight, bias) -> Tensors:
         return aten.native_group_norm(_dense(x), weight, bias, *self._sizes(x), self.eps)
 
-    def backward(self, grad, x_hat, weight, bias, wanted) -> Tensors:
+    def backward(self, grad, x_hat, weight, bias, rstd, wanted, out) -> Tensors:
         zero = x_hat.new_zeros(len(x_hat), self.groups)
-        weight, _ = _like(x_hat, weight, bias)
         given = (zero, zero + 1, weight, *self._sizes(x_hat), wanted)
-        return list(aten.native_group_norm_backward(_dense(grad, x_hat), x_hat, *given))
+        found = list(aten.native_group_norm_backward(_dense(grad, x_hat), x_hat, *given))
+        if wanted[0]:
+            torch.mul(found[0], rstd, out=out)
+        return found[1:]
 
     def _sizes(self, x: torch.Tensor) -> tuple[int, ...]:
         return x.shape[0], x.shape[1], x.shape[2:].numel(), self.groups
@@ -158,7 +160,6 @@ class BatchNorm(Norm):
     running: tuple[torch.Tensor | None, torch.Tensor | None]
     training: bool
     momentum: float
-    separate = False
 
     def forward(self, x, weight, bias) -> Tensors:
         given = (weight, bias, *self.running, self.training, self.momentum, self.eps)
@@ -168,20 +169,26 @@ class BatchNorm(Norm):
         mean, variance = self.running
         return y, mean, (variance + self.eps).rsqrt()
 
-    def backward(self, grad, x_hat, weight, bias, wanted) -> Tensors:
-        zero = x_hat.new_zeros(x_hat.shape[1])
-        weight, _ = _like(x_hat, weight, bias)
-        # Of a running variance of 1 an eps of 0 leaves the deviation 1.
-        given = (weight, zero, zero + 1, zero, zero + 1, self.training, 0.0, wanted)
-        return list(aten.native_batch_norm_backward(_dense(grad, x_hat), x_hat, *given))
+    def backward(self, grad, y, weight, rstd, wanted, mean, divisor) -> Tensors:
+        """Return the gradients of input, weight and bias; x_hat is (y - mean) / divisor.
+
+        Torch's kernel scales by weight / divisor, so that its weight is weight * rstd * divisor.
+        It takes the deviation to be positive where it is the root of a running variance.
+        """
+        scale = rstd if weight is None else rstd * weight
+        size = divisor if self.training else divisor.abs()
+        running = (mean, divisor.square(), mean, divisor.reciprocal())
+        given = (scale * size, *running, self.training, 0.0, wanted)
+        found = list(aten.native_batch_norm_backward(_dense(grad, y), y, *given))
+        if wanted[1] and not self.training:
+            found[1] = found[1] * divisor.sign()
+        return found
 
     def activate(self, y: torch.Tensor) -> torch.Tensor:
-        name, parameter = self.activation
-        if name == "identity":
-            return y
-        return F.leaky_relu(y, parameter) if name == "leaky_relu" else F.elu(y, parameter)
+        return activate(y, self.activation)
 
     def deactivate(self, grad: torch.Tensor, output: torch.Tensor) -> Tensors:
+        """Return the gradient before the activation, and the norm's own output."""
         name, parameter = self.activation
         if name == "identity":
             return grad, output
@@ -196,8 +203,12 @@ class BatchNorm(Norm):
         return aten.elu_backward(grad, parameter, 1, 1, True, z), y
 
 
-def _like(x: torch.Tensor, *tensors: torch.Tensor | None) -> list[torch.Tensor | None]:
-    return [None if tensor is None else tensor.to(x.dtype) for tensor in tensors]
+def activate(y: torch.Tensor, activation: tuple[str, float]) -> torch.Tensor:
+    """Return an activation, called by its name and parameter, of y."""
+    name, parameter = activation
+    if name == "identity":
+        return y
+    return F.leaky_relu(y, parameter) if name == "leaky_relu" else F.elu(y, parameter)
 
 
 def _dense(x: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:

@@ -49,6 +49,8 @@ def rms_norm(
     shape = tuple(normalized_shape)
     fits = input.shape[-len(shape) :] == shape and fit(shape, weight)
     if not fits or not is_ours(input, weight):
+        if weight is not None and weight.dtype != input.dtype:  # of which torch's function warns
+            return torch.ops.aten._fused_rms_norm(input, normalized_shape, weight, eps)[0]
         return torch.nn.functional.rms_norm(input, normalized_shape, weight, eps)
     return _FromOutput.apply(input, weight, None, RMSNorm(eps, shape))
 

@@ -8,10 +8,12 @@ import torch
 from torch.nn.functional import linear
 
 from ..eager import is_transformed
-from ..second import once
-from .operators import follow
+from ..second import Undifferentiable, once
+from .operators import ONCE, follow
 from .projection import Projection, check
 from .shared import sketch_of
+
+SECOND = f"a sketched weight gradient has no derivative: {ONCE}"
 
 
 def linear_randomized(
@@ -85,14 +87,18 @@ def sketched(
     bias: torch.Tensor | None,
     wanted: Projection,
     generator: torch.Generator | None,
+    user: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Compute `linear` with a sketch of what was checked before."""
+    """Compute `linear` with a sketch of what was checked before.
+
+    `user` is what uses a sketch once, where the weight is but a view of it, made for this call.
+    """
     n = math.prod(input.shape[:-1])
     trains = weight.requires_grad and torch.is_grad_enabled()
     if n == 0 or not trains or is_transformed():
         return linear(input, weight, bias)
     # Autocast's copies are new at each call: it is by what was given that sketches are shared.
-    rows, owner, user = wanted.rows(n), input, weight
+    rows, owner, user = wanted.rows(n), input, weight if user is None else user
     if rows == n:
         return linear(input, weight, bias)
     if torch.is_autocast_enabled(input.device.type):
@@ -103,6 +109,12 @@ def sketched(
         kept, key = sketch_of(owner, flat, user, wanted.matmul, rows, generator)
     with torch.autocast(input.device.type, enabled=False):
         return _Linear.apply(input, weight, bias, kept, key, wanted.matmul)
+
+
+def _weight_grad(
+    grad: torch.Tensor, kept: torch.Tensor, kind: str, key: torch.Tensor
+) -> torch.Tensor:
+    return follow(grad, kind, kept.size(0), key).mT @ kept
 
 
 def _cast(tensor: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
@@ -128,8 +140,8 @@ class _Linear(torch.autograd.Function):
         input_grad = grad @ weight if ctx.needs_input_grad[0] else None
         weight_grad = bias_grad = None
         if ctx.needs_input_grad[1]:
-            sketch = follow(once(flat), ctx.kind, kept.size(0), key)
-            weight_grad = sketch.mT @ kept
+            given = (once(flat), kept, ctx.kind, key)
+            weight_grad = Undifferentiable.apply(_weight_grad, SECOND, *given)
         if ctx.needs_input_grad[2]:
             bias_grad = flat.sum(0)
         return input_grad, weight_grad, bias_grad, None, None, None

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import torch
 
-from ..decomposition import dither
 from ..reference import draw
 from . import checks
 
@@ -152,8 +151,17 @@ def sample(x, rows, seed):
     # Of equal weights, where all are zero: any row will do.
     norms = torch.where(norms.sum() == 0, torch.ones_like(norms), norms)
     ends = norms.cumsum(0)
-    stratum = torch.arange(rows, device=x.device)
-    share = (stratum + 0.5 + dither(seed, stratum).double()) / rows
+    share = (torch.arange(rows, device=x.device) + _uniform(rows, seed)) / rows
     places = torch.searchsorted(ends, share * ends[-1:], right=True).clamp_(max=x.size(0) - 1)
     scale = ends[-1:] / (rows * norms[places])
     return (x[places] * scale[:, None].to(kind)).to(x.dtype), places
+
+
+def _uniform(rows: int, seed: torch.Tensor) -> torch.Tensor:
+    """Independent numbers from 0 to 1, float64 [rows], in a few kernels and without a sync.
+
+    As many rows of S as it has columns have the variance 1 / columns: S 1 is normal.
+    """
+    ones = torch.ones(rows, 1, device=seed.device)
+    normal = torch.ops.fxmem.sketch.default(ones, "gaussian", rows, seed)
+    return torch.special.ndtr(normal[:, 0].double())

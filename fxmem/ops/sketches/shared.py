@@ -61,8 +61,7 @@ def sketch_of(
 def _drawn(device: torch.device, generator: torch.Generator | None) -> torch.Tensor:
     if generator is None:
         return torch.randint(*SEEDS, (1,), device=device)
-    if generator.device != device:
-        raise ValueError(
-            f"generator must be on the input's device, {device}; got {generator.device}"
-        )
+    found = getattr(generator, "device", generator)
+    if found != device:
+        raise ValueError(f"generator must be on the input's device, {device}; got {found}")
     return torch.randint(*SEEDS, (1,), device=device, generator=generator)

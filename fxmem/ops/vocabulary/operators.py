@@ -8,10 +8,12 @@ returned, or the gradient could not bear to be scaled later, the backward comput
 
 import torch
 
+from ..eager import is_traced
 from ..native import Derivative, compose, composite, underivable
 from ..second import SECOND, once
 from . import checks
-from .sweep import Terms, outputs, softmax_dtype, sweep
+from .sweep import outputs, softmax_dtype, sweep
+from .terms import Terms
 
 _fxmem = torch.ops.fxmem
 TERMS = "Tensor target, Tensor nll, Tensor? smooth, Tensor? square, Tensor? class_weight"
@@ -48,7 +50,14 @@ def _sum_derive(ctx, grad, *_):
 def _scale(gradient: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
     if torch.is_grad_enabled():  # only then can it be differentiated again
         return _fxmem.linear_cross_entropy_scale(gradient, once(grad))
+    if type(grad) is torch.Tensor and not is_traced() and not _is_retained():
+        return gradient.mul_(grad)  # nobody will read it again: no second one is made
     return (gradient * grad).to(gradient.dtype)
+
+
+def _is_retained() -> bool:
+    """Whether the graph that a backward runs through will be run through again."""
+    return torch._C._autograd._get_current_graph_task_keep_graph()
 
 
 def _rows(hidden, weight, bias, *rest):
@@ -79,7 +88,7 @@ def _gradients(grad, hidden, weight, bias, *rest):
     target, *coefficients, class_weight = terms
     scaled = (None if row is None else row * grad for row in coefficients)
     terms = Terms(target, *scaled, class_weight)
-    return tuple(sweep(hidden, weight, bias, terms, wants, chunk)[1:])
+    return tuple(sweep(hidden, weight, bias, terms, wants, chunk, least=True)[1:])
 
 
 def _gradients_fake(grad, *arguments):
@@ -206,8 +215,10 @@ def linear_cross_entropy(
         z_loss: adds z_loss * logsumexp(logits)² to each row's loss, before it is weighted and
             reduced (Chowdhery et al., PaLM, arXiv 2204.02311, section 5).
         recompute: compute the logits again in the backward, a third more products, and keep nothing
-            at all; else the gradients of hidden and weight are computed at once, and kept. None:
-            for reduction "none" and float16, whose gradients must be scaled before they are made.
+            at all; of half precision a third more still, and no fp32 sums as large as the weight
+            where there are fewer than 64 rows for each unit of d. Else the gradients of hidden and
+            weight are computed at once, and kept. None: for reduction "none" and float16, whose
+            gradients must be scaled before they are made.
         chunk: rows whose logits exist at once; 0: chosen, at most a ninth of them.
 
     Returns:

@@ -89,7 +89,8 @@ def _result(cone: Cone, dtype: torch.dtype) -> torch.dtype | None:
 def _narrows(cone: Cone, dtype: torch.dtype) -> bool:
     """Whether a cone rounds to less than its source's precision on the way."""
     points = torch.linspace(-4, 4, 65, dtype=dtype)
-    found, exact = cone.run(points, casts=True), cone.run(points.double(), casts=False)
+    # A clone, for a cone may write into its source.
+    found, exact = cone.run(points.clone(), casts=True), cone.run(points.double(), casts=False)
     if found is None or exact is None:
         return True
     error = (found.double() - exact).abs() / (1 + exact.abs())

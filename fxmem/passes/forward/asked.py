@@ -10,15 +10,16 @@ from fxmem.passes.forward import chunked_loss, integer
 from fxmem.passes.forward.norms import NAME, noted
 from fxmem.passes.forward.registry import RULES
 from fxmem.passes.forward.rewrite import rewrite
-from fxmem.plan import Refusal, Site
+from fxmem.plan import GUARANTEES, Plan, Refusal, Site
 from fxmem.policy import Policy
 
 
-def rewrite_asked(gm: fx.GraphModule, policy: Policy) -> tuple[str, ...]:
+def rewrite_asked(gm: fx.GraphModule, policy: Policy) -> Plan:
     """Rewrite a graph's losses, and its activations by the rules that `policy` asks for.
 
-    Returns: in a sentence each what became of them, beside what eager keeps for them.
-    What a compiler's cut would have kept is another matter: `fxmem.explain` has that.
+    Returns: notes, in a sentence each what became of them, beside what eager keeps for them, and
+    the weakest guarantee. What a compiler's cut would have kept is another matter: `fxmem.explain`
+    has that.
     """
     rules = [rule for rule in RULES if policy.allows(rule.name)]
     notes = tuple(noted(gm)) if policy.asks(NAME) else ()
@@ -32,7 +33,9 @@ def rewrite_asked(gm: fx.GraphModule, policy: Policy) -> tuple[str, ...]:
         f"{e.residual.op}: {f'{e.rule}, ' if isinstance(e, Site) else ''}{e.action}"
         for e in entries
     )
-    return (*notes, *(f"{count} x {sentence}" for sentence, count in counts.items()))
+    notes += tuple(f"{count} x {sentence}" for sentence, count in counts.items())
+    weakest = max((e.guarantee for e in entries), key=GUARANTEES.index, default="exact")
+    return Plan(notes=notes, rewritten=weakest)
 
 
 def _losses(gm: fx.GraphModule, policy: Policy) -> list[Site | Refusal]:

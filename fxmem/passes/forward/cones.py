@@ -6,7 +6,7 @@ However an activation is spelled, it is such a cone, and the cone can be run.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,14 +77,18 @@ def _arguments(given: Any, values: dict[fx.Node, Any]) -> Any:
         return None
 
 
-def cones(exit: fx.Node, constants: Mapping[fx.Node, torch.Tensor]) -> Iterator[Cone]:
-    """Yield every cone that ends in a node, the smallest first."""
+def cones(
+    exit: fx.Node,
+    constants: Mapping[fx.Node, torch.Tensor],
+    is_part: Callable[[fx.Node], bool] = is_pointwise,
+) -> Iterator[Cone]:
+    """Yield every cone that ends in a node, the smallest first: of nodes that `is_part` lets in."""
     inside: list[fx.Node] = []
     frontier = {exit}
     while frontier and len(inside) < LARGEST:
         # What comes last in the graph cannot be the source of the rest.
         latest = max(frontier)
-        if not is_pointwise(latest):
+        if not is_part(latest):
             return
         frontier.remove(latest)
         inside.append(latest)

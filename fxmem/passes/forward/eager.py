@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,15 +37,16 @@ def plainly() -> Iterator[None]:
         yield
 
 
-def kept(cone: Cone, dtype: torch.dtype) -> Kept:
+def kept(cone: Cone, dtype: torch.dtype, shape: tuple[int, ...] = (SAMPLES,)) -> Kept:
     """Run a cone on a source of this dtype and see which storages its backward keeps."""
-    source = torch.linspace(-4, 4, SAMPLES).to(dtype).requires_grad_().clone()
+    count = math.prod(shape)
+    source = torch.linspace(-4, 4, count).to(dtype).view(shape).requires_grad_().clone()
     saved: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if tensor.numel() > 1:  # numbers are kept as tensors, too
-            saved[storage.data_ptr()] = 8 * storage.nbytes() // SAMPLES
+            saved[storage.data_ptr()] = 8 * storage.nbytes() // count
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
+from collections.abc import Callable
 
 import torch
 from torch import fx
@@ -27,12 +30,25 @@ def overwrites(node: fx.Node) -> bool:
         return node.target._schema.is_mutable and op(node) not in HARMLESS
     name = str(getattr(node.target, "__name__", node.target))
     writes = name in UPDATES or bool(re.search(r"[a-z0-9]_$|^__(i[a-z]{2}|setitem)", name))
-    said = node.kwargs.get("inplace") or "out" in node.kwargs or True in map(_is_true, node.args)
+    said = node.kwargs.get("inplace") or "out" in node.kwargs or _is_flagged(node)
     return bool(said or writes) and name not in HARMLESS
 
 
-def _is_true(argument: object) -> bool:
-    return argument is True
+def _is_flagged(node: fx.Node) -> bool:
+    """Whether a function is given a true `inplace` by position; methods have no such argument."""
+    if node.op != "call_function":
+        return False
+    place = _place_of_flag(node.target)
+    return place is not None and any(given is True for given in node.args[place : place + 1])
+
+
+@functools.cache
+def _place_of_flag(function: Callable) -> int | None:
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return None  # torch's own in C: their names say it
+    return names.index("inplace") if "inplace" in names else None
 
 
 def spans(graph: fx.Graph) -> dict[fx.Node, int]:

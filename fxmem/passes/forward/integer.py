@@ -117,8 +117,8 @@ def _why_not(node: fx.Node, method: str) -> str | None:
     return None
 
 
-def _steps(given: dict[str, Any], weight: torch.Tensor) -> tuple[tuple[int, ...], ...]:
-    """Stride, padding and dilation of two dimensions each; of a linear layer none."""
+def _steps(given: dict[str, Any], weight: torch.Tensor) -> tuple[tuple[int, ...] | int, ...]:
+    """Stride, padding and dilation of two dimensions each, and groups; of a linear layer none."""
     if weight.dim() == 2:
         return ()
     values = {"stride": 1, "padding": 0, "dilation": 1}
@@ -139,7 +139,7 @@ def _flat(value: Any, name: str) -> Any:
 
 def _replace(graph: fx.Graph, node: fx.Node, method: str) -> None:
     given, weight = _given(node), _weight(node)
-    steps = [list(pair) for pair in _steps(given, weight)]
+    steps = [list(it) if isinstance(it, tuple) else it for it in _steps(given, weight)]
     flat = weight.dim() == 3
     with graph.inserting_before(node):
         operands = [given["input"], *_parameters(graph, node, given)]

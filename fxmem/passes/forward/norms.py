@@ -2,101 +2,38 @@
 
 fxmem.ops.norms computes them, and says which channels' normalised input is kept beside it. It pays
 only where a graph is run as it is: a compiler's own cut recomputes a norm's output, and keeps one
-tensor a norm as it is.
+tensor a norm as it is. Of a norm that is written by hand eager keeps more than one tensor: there
+its output alone is less even where nothing else keeps it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
-import operator
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
-import torch
 from torch import fx
 
 from fxmem.compat import hint
-from fxmem.ops.norms.operators import FUNCTIONS
+from fxmem.passes.forward import norm_idioms
 from fxmem.passes.forward.activations import Activation, find
-from fxmem.passes.forward.dialect import module_of, op
+from fxmem.passes.forward.constants import constants
+from fxmem.passes.forward.dialect import op
 from fxmem.passes.forward.eager import plainly
 from fxmem.passes.forward.effects import overwrites, readers, spans
 from fxmem.passes.forward.emit import erase, replace
 from fxmem.passes.forward.nested import called
-from fxmem.passes.forward.traced import dtype_of, shape_of
-from fxmem.passes.forward.uses import differentiable, keeper
+from fxmem.passes.forward.norm_nodes import KINDS, Norm, call_of, is_changed, of_idiom, of_node
+from fxmem.passes.forward.norm_refusals import Uses, priced, why_not
+from fxmem.passes.forward.traced import shape_of
+from fxmem.passes.forward.uses import differentiable
 from fxmem.passes.graph import module_path
 from fxmem.plan import Plan, Refusal, Residual, Site
 
 NAME = "norm_from_output"
 ACTION = "kept as its output"
 INVERTIBLE = ("leaky_relu", "elu")
-ATEN = {
-    "layer_norm": ("input", "normalized_shape", "weight", "bias", "eps"),
-    "rms_norm": ("input", "normalized_shape", "weight", "eps"),
-    "group_norm": ("input", "num_groups", "weight", "bias", "eps"),
-    "native_group_norm": ("input", "weight", "bias", "N", "C", "HxW", "num_groups", "eps"),
-    "batch_norm": (
-        *("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"),
-    ),
-}
-ATEN["native_layer_norm"] = ATEN["layer_norm"]
-# What a module is asked for, beside weight and bias.
-SETTINGS = {"layer_norm": "normalized_shape", "rms_norm": "normalized_shape"}
-SETTINGS["group_norm"] = "num_groups"
-KINDS = {*FUNCTIONS, "native_layer_norm", "native_group_norm"}
-# torch.layer_norm takes what ATen's operator does, torch.nn.functional.layer_norm less.
-C_FUNCTIONS: set[Callable] = {getattr(torch, name) for name in KINDS}
-
-
-@dataclass(frozen=True)
-class Uses:
-    """Of all nodes: which may want a gradient, and in which stretch nothing is overwritten."""
-
-    wanted: set[fx.Node]
-    stretch: dict[fx.Node, int]
-
-
-@dataclass(frozen=True)
-class Norm:
-    """A norm, and the activation that is kept with it as one output."""
-
-    node: fx.Node
-    activation: Activation | None = None
-
-    @property
-    def kind(self) -> str:
-        """The name of torch's function."""
-        return op(self.node).removeprefix("native_")
-
-    @property
-    def results(self) -> list[fx.Node]:
-        """The output of an operator that returns its statistics too, and those."""
-        found = filter(_is_one_result, self.node.users if self.has_statistics else [])
-        return sorted(found, key=lambda result: result.args[1])
-
-    @property
-    def has_statistics(self) -> bool:
-        """Whether its operator returns them beside the output."""
-        return op(self.node).startswith("native_")
-
-    @property
-    def source(self) -> fx.Node:
-        """What is normalised."""
-        return self.node.args[0] if self.node.args else self.node.kwargs["input"]
-
-    @property
-    def exit(self) -> fx.Node:
-        """The node that the rest of the graph reads."""
-        if self.activation:
-            return self.activation.cone.exit
-        return self.results[0] if self.results else self.node
-
-
-def _is_one_result(user: fx.Node) -> bool:
-    return user.target is operator.getitem and user.args[1] in range(3)
 
 
 def rewrite_norms(gm: fx.GraphModule) -> list[Plan]:
@@ -109,112 +46,82 @@ def rewrite_norms(gm: fx.GraphModule) -> list[Plan]:
 
 
 def _rewrite(gm: fx.GraphModule) -> Plan:
-    uses = Uses(differentiable(gm.graph), spans(gm.graph))
-    norms = list(_norms(gm.graph, uses))
-    refusals = [_why_not(norm, uses) for norm in norms]
-    entries = tuple(_entry(*pair) for pair in zip(norms, refusals, strict=True))
+    with plainly():
+        norms, uses, notes = _found(gm.graph)
+        refusals = [why_not(norm, uses) for norm in norms]
+    entries = tuple(_entry(n, why, uses) for n, why in zip(norms, refusals, strict=True))
     for norm, why in zip(norms, refusals, strict=True):
         if why is None:
             _replace(gm.graph, norm)
     gm.graph.lint()
     gm.recompile()
-    return Plan(entries)
+    return Plan(entries, tuple(notes))
 
 
-def _norms(graph: fx.Graph, uses: Uses) -> Iterator[Norm]:
-    nodes = [node for node in graph.nodes if op(node) in KINDS and node in uses.wanted]
-    followed: dict[fx.Node, Activation] = {}
-    if any(op(node) == "batch_norm" for node in nodes):
-        with plainly():
-            followed = {found.cone.source: found for found in find(graph)[0]}
-    for node in nodes:
-        activation = followed.get(node)
-        yield Norm(node, activation if activation and _is_one(node, activation, uses) else None)
+def _found(graph: fx.Graph) -> tuple[list[Norm], Uses, list[str]]:
+    """Return the norms of a graph in order, what is around them, and what only looks like one."""
+    wanted = differentiable(graph)
+    nodes = [n for n in graph.nodes if n in wanted and (op(n) in KINDS or is_changed(n))]
+    idioms, notes = norm_idioms.find(graph)
+    norms = [of_node(node) for node in nodes]
+    norms += [of_idiom(idiom, wanted) for idiom in idioms if idiom.cone.exit in wanted]
+    activations = {a.cone.source: a for a in find(graph)[0]} if norms else {}
+    uses = Uses(wanted, spans(graph), constants(graph), activations)
+    ordered = sorted(norms, key=lambda norm: norm.node)
+    return [_with_activation(norm, uses) for norm in ordered], uses, notes
 
 
-def _is_one(node: fx.Node, activation: Activation, uses: Uses) -> bool:
-    """Whether a batch norm and an activation can be kept as the activation's output."""
-    inside = set(activation.cone.nodes)
+def _with_activation(norm: Norm, uses: Uses) -> Norm:
+    """Return a batch norm together with an activation that can be kept as one output with it."""
+    activation = uses.activations.get(norm.exit)
+    if norm.kind != "batch_norm" or activation is None or not _is_one(norm, activation, uses):
+        return norm
+    # Each of the two keeps its input.
+    size = norm.kept[0]
+    return dataclasses.replace(
+        norm, exit=activation.cone.exit, activation=activation, kept=(size, size)
+    )
+
+
+def _is_one(norm: Norm, activation: Activation, uses: Uses) -> bool:
+    exit = activation.cone.exit
     return (
         activation.name in INVERTIBLE
         and activation.parameters[0] > 0
         and not activation.cast
-        and set(readers(node)) <= inside
-        and uses.stretch[activation.cone.exit] == _born(node, uses)
+        and set(readers(norm.exit)) <= set(activation.cone.nodes)
+        and uses.stretch[exit] - overwrites(exit) == uses.born(norm.exit)
     )
 
 
-def _born(node: fx.Node, uses: Uses) -> int:
-    """Return the stretch in which a value is first read."""
-    return uses.stretch[node] + overwrites(node)
-
-
-def _why_not(norm: Norm, uses: Uses) -> str | None:
-    """Return why a norm is left as it is, None where it is to keep its output."""
-    if norm.node.op == "call_module" and op(norm.node) == "batch_norm":
-        return "a module that has a mode and counts batches: fxmem.convert has a drop-in for it"
-    if norm.has_statistics and not all(map(_is_one_result, norm.node.users)):
-        return "its results are read together"
-    if any(result.args[1] and readers(result) for result in norm.results):
-        return "its mean or deviation is read too"
-    output_keeper = keeper(norm.exit, uses.wanted)
-    if output_keeper is None:
-        return "nothing else keeps its output"
-    if uses.stretch[output_keeper] != _born(norm.exit, uses):
-        return f"something is overwritten before {output_keeper.name} reads its output"
-    source_keeper = keeper(norm.source, uses.wanted, but=frozenset([norm.node]))
-    return source_keeper and f"{source_keeper.name} keeps its input too"
-
-
 def _replace(graph: fx.Graph, norm: Norm) -> None:
-    node = norm.node
-    with graph.inserting_before(node):
-        args, kwargs = _arguments(graph, node)
+    with graph.inserting_before(norm.nodes[0]):
+        attributes = call_of(graph, norm)
+    target, args, kwargs = attributes
     if norm.activation:
         kwargs = {**kwargs, "activation": (norm.activation.name, norm.activation.parameters[0])}
     with graph.inserting_before(norm.exit):
-        output = graph.call_function(FUNCTIONS[norm.kind], args, kwargs)
+        output = graph.call_function(target, args, kwargs)
     output.meta = dict(norm.exit.meta)
     if norm.activation:
         replace(graph, norm.activation, output)
     else:
-        results = norm.results
         norm.exit.replace_all_uses_with(output)
-        for result in results:
-            erase(graph, result)
-    erase(graph, node)
+    numbers = norm.idiom.cone.constants if norm.idiom else ()
+    for node in reversed(norm.nodes):
+        erase(graph, node, numbers)
 
 
-def _arguments(graph: fx.Graph, node: fx.Node) -> tuple[tuple, dict[str, Any]]:
-    """Return a norm's arguments as torch.nn.functional names and orders them."""
-    if node.op == "call_module":
-        return (Norm(node).source,), _of_module(graph, node)
-    if isinstance(node.target, torch._ops.OpOverload) or node.target in C_FUNCTIONS:
-        given = {**dict(zip(ATEN[op(node)], node.args, strict=False)), **node.kwargs}
-        names = ATEN[Norm(node).kind]
-        return (), {name: value for name, value in given.items() if name in names}
-    return node.args, node.kwargs
-
-
-def _of_module(graph: fx.Graph, node: fx.Node) -> dict[str, Any]:
-    module, setting = module_of(node), SETTINGS[op(node)]
-    names = [name for name in ("weight", "bias") if getattr(module, name, None) is not None]
-    weights = {name: graph.get_attr(f"{node.target}.{name}") for name in names}
-    return {setting: getattr(module, setting), "eps": module.eps, **weights}
-
-
-def _entry(norm: Norm, why: str | None) -> Site | Refusal:
-    node = norm.node
-    shape, dtype = shape_of(norm.exit), dtype_of(norm.source) or torch.float32
+def _entry(norm: Norm, why: str | None, uses: Uses) -> Site | Refusal:
+    shape = shape_of(norm.exit)
     sizes = tuple(s if isinstance(s, int) else str(s) for s in shape or ("?",))
     count = math.prod(hint(size) or 0 for size in shape or (0,))
-    kind = str(dtype).removeprefix("torch.")
-    # A batch norm and what follows it each keep an input.
-    size = count * dtype.itemsize * (1 + (norm.activation is not None))
-    residual = Residual(node.name, module_path(node), norm.kind, sizes, kind, size)
+    before, after = (count * bits // 8 for bits in priced(norm, uses))
+    kind, path = str(norm.dtype).removeprefix("torch."), module_path(norm.node)
+    residual = Residual(norm.node.name, path, norm.kind, sizes, kind, before)
     if why is not None:
         return Refusal(residual, NAME, why)
-    return Site(residual, NAME, ACTION, 0, "exact")
+    return Site(residual, NAME, ACTION, after, "exact")
 
 
 def noted(gm: fx.GraphModule) -> Iterator[str]:

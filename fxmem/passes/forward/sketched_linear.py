@@ -15,6 +15,7 @@ from torch import fx
 from fxmem.compat import hint
 from fxmem.ops import rows_of
 from fxmem.ops.sketches.linear import linear_randomized
+from fxmem.ops.sketches.projection import variance_note
 from fxmem.passes.forward.dialect import module_of, op
 from fxmem.passes.forward.emit import erase
 from fxmem.passes.forward.nested import called
@@ -26,6 +27,7 @@ from fxmem.policy import Policy
 
 NAME = "sketch"
 NAMES = ("input", "weight", "bias")
+NOTHING = f"{NAME}: no linear layer that it was asked for is trained here"
 
 
 def rewrite_linears(gm: fx.GraphModule, policy: Policy) -> list[Plan]:
@@ -47,12 +49,15 @@ def _rewrite(gm: fx.GraphModule, policy: Policy) -> Plan:
         why = _why_not(node, policy, ratio, keeper(source, wanted, frozenset(layers)))
         entries.append(_entry(node, policy, ratio, why, source in seen))
         seen.add(source)
-    for node, entry in zip(layers, entries, strict=True):
-        if isinstance(entry, Site):
-            _replace(gm.graph, node, layers[node], policy.option(NAME, "kind", "gaussian"))
+    kind = policy.option(NAME, "kind", "gaussian")
+    sites = [n for n, e in zip(layers, entries, strict=True) if isinstance(e, Site)]
+    for node in sites:
+        _replace(gm.graph, node, layers[node], kind)
     gm.graph.lint()
     gm.recompile()
-    return Plan(tuple(entries))
+    ratios = dict.fromkeys(layers[node] for node in sites)
+    notes = tuple(variance_note(kind, f"{ratio:.0%} of rows", ratio) for ratio in ratios)
+    return Plan(tuple(entries), notes if layers else (NOTHING,))
 
 
 def _path(node: fx.Node) -> str:

@@ -159,8 +159,9 @@ def _replace(graph: fx.Graph, site: Site, kept: fx.Node, key: fx.Node) -> None:
 def _rows(graph: fx.Graph, product: Product, factor: fx.Node, turned: bool) -> fx.Node:
     """Return a factor as a matrix of as many rows as the product sums over."""
     if product.is_convolution:
-        value = emit(graph, aten.permute.default, factor, [0, 2, 3, 1], like=factor)
-        shape = [-1, tensor(value).size(3)]
+        last = [0, *range(2, tensor(factor).dim()), 1]
+        value = emit(graph, aten.permute.default, factor, last, like=factor)
+        shape = [-1, tensor(value).size(-1)]
         return emit(graph, aten.reshape.default, value, shape, like=factor)
     if tensor(factor).dim() == 3:
         factor = emit(graph, aten.select.int, factor, 0, 0, like=factor)
@@ -168,15 +169,16 @@ def _rows(graph: fx.Graph, product: Product, factor: fx.Node, turned: bool) -> f
 
 
 def _without_weight(graph: fx.Graph, backward: fx.Node) -> None:
-    """Compute the other gradients of a 1 x 1 convolution without its input."""
+    """Compute the other gradients of a convolution of single points without its input."""
     y, _, weight, _, *call, mask = backward.args
+    points = list(range(2, tensor(weight).dim()))
     for user in list(backward.users):
         index = user.args[1]
         if index == 0 and mask[0]:
-            turned = emit(graph, aten.permute.default, weight, [1, 0, 2, 3], like=user)
+            turned = emit(graph, aten.permute.default, weight, [1, 0, *points], like=user)
             other = emit(graph, aten.convolution.default, y, turned, None, *call, like=user)
         elif index == 2 and mask[2]:
-            other = emit(graph, aten.sum.dim_IntList, y, [0, 2, 3], like=user)
+            other = emit(graph, aten.sum.dim_IntList, y, [0, *points], like=user)
         else:
             continue
         user.replace_all_uses_with(other)

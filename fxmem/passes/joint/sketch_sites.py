@@ -61,11 +61,11 @@ def paying(pair: Pair, sites: list[Site]) -> tuple[list[Site], list[str]]:
     refusals, backward = [], {node.name: node for node in pair.backward.graph.nodes}
     while True:
         freed = _freed(pair, [backward[site.product.node.name] for site in sites])
-        lost = [site for site in sites if not _pays(site, freed, backward)]
-        if not lost:
+        paid = {site.product.node.name for site in sites if _pays(site, freed, backward)}
+        if len(paid) == len(sites):
             return sites, refusals
-        refusals += [_refused(site.product.node, _why_costly(site)) for site in lost]
-        sites = [site for site in sites if site not in lost]
+        refusals += left_out(sites, paid)
+        sites = [site for site in sites if site.product.node.name in paid]
 
 
 def _why_costly(site: Site) -> str:
@@ -95,9 +95,28 @@ def _freed(pair: Pair, products: list[fx.Node]) -> list[Storage]:
     return [s for s in pair.storages() if unread.issuperset(view.name for view in s.views)]
 
 
-def _pays(site: Site, freed: list[Storage], backward: dict[str, fx.Node]) -> bool:
+def lost(pair: Pair, sketched: Pair, sites: list[Site]) -> list[Site]:
+    """Return the sites whose inputs `pair` makes of what `sketched`, of the same graph, lacks."""
+    nodes = {node.name: node for node in pair.backward.graph.nodes}
+    kept = {view.name for storage in pair.storages() for view in storage.views}
+    lacking = kept - {n.name for n in sketched.backward.graph.find_nodes(op="placeholder")}
+    return [site for site in sites if not lacking.isdisjoint(_read(site, nodes))]
+
+
+def left_out(sites: list[Site], chosen: Collection[str]) -> list[str]:
+    """Return why sites that are not among the chosen are refused."""
+    others = [site for site in sites if site.product.node.name not in chosen]
+    return [_refused(site.product.node, _why_costly(site)) for site in others]
+
+
+def _read(site: Site, backward: dict[str, fx.Node]) -> set[str]:
+    """Return the names of all that a product's input is made of in the backward."""
     product = backward[site.product.node.name]
     factor = _factor(product, from_tangents(product.graph))
-    read = {n.name for n in ancestors([factor], lambda n: False)}
+    return {n.name for n in ancestors([factor], lambda n: False)}
+
+
+def _pays(site: Site, freed: list[Storage], backward: dict[str, fx.Node]) -> bool:
+    read = _read(site, backward)
     saved = sum(s.nbytes for s in freed if not read.isdisjoint(view.name for view in s.views))
     return saved > nbytes(site.product.x) * hint(site.kept) // hint(site.rows)

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 from torch import fx
 
+from fxmem.compat import hint
+from fxmem.ops.sketches.projection import variance_note
 from fxmem.passes.graph import copied
-from fxmem.passes.joint.sketch import rewrite
-from fxmem.passes.joint.sketch_sites import find_sites, paying
+from fxmem.passes.joint.sketch import Site, rewrite
+from fxmem.passes.joint.sketch_sites import find_sites, left_out, lost, paying
 from fxmem.passes.pair.graphs import Pair
 from fxmem.plan import Plan
 from fxmem.policy import Policy
@@ -27,7 +29,8 @@ def with_sketches(
     """Partition a joint graph with those sketches that make the plan smaller.
 
     They are chosen by what the plan without them keeps for the weights alone. Where residuals may
-    be lossy all are tried as well: what is left of an activation may then be a few-bit code.
+    be lossy all are tried as well: what is left of an activation may then be a few-bit code. And
+    then those alone whose inputs can no longer be recomputed from what is left.
     """
     sites, refusals = find_sites(joint, policy, num_outputs, weights)
     names = [site.product.node.name for site in sites]
@@ -36,7 +39,8 @@ def with_sketches(
         graph = copied(joint)
         found, _ = find_sites(graph, policy, num_outputs, weights)
         taken = [site for site in found if site.product.node.name in chosen]
-        return partition(graph, rewrite(graph, taken, num_outputs))
+        noise = [_noise(site) for site in taken]
+        return _noted(partition(graph, rewrite(graph, taken, num_outputs)), noise)
 
     if policy.option("sketch", "force", False) and sites:
         return _noted(sketched(names), refusals)
@@ -46,9 +50,18 @@ def with_sketches(
     if gaining:
         chosen = {site.product.node.name for site in gaining}
         tried.append(_noted(sketched(chosen), [*refusals, *costly]))
-    if policy.lossy and costly:
-        tried.append(_noted(sketched(names), refusals))
+    if costly and (policy.lossy or policy.asks("few_bit")):
+        every = sketched(names)
+        tried.append(_noted(every, refusals))
+        chosen = {site.product.node.name for site in lost(plain[0], every[0], sites)}
+        if chosen and len(chosen) < len(names):
+            tried.append(_noted(sketched(chosen), [*refusals, *left_out(sites, chosen)]))
     return min(tried, key=lambda found: found[1].after)
+
+
+def _noise(site: Site) -> str:
+    n, k = hint(site.rows), hint(site.kept)
+    return variance_note(site.kind, f"{k} of {n} rows", k / n)
 
 
 def _noted(found: tuple[Pair, Plan], notes: list[str]) -> tuple[Pair, Plan]:

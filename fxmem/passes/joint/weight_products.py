@@ -1,12 +1,13 @@
 """The products that make weight gradients, in a joint graph: whatever layer they came from.
 
 A weight's gradient is a view, a cast or a sum of products dYᵀ X of what the forward computed and
-what came back. linear, addmm, mm and einsum all leave an `mm`, or a `bmm` of one batch; a 1 x 1
-convolution leaves its own backward.
+what came back. linear, addmm, mm and einsum all leave an `mm`, or a `bmm` of one batch; a
+convolution of single points, of 1 to 3 dimensions, leaves its own backward.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from fxmem.passes.graph import aten, from_tangents, is_view, tensor
 CASTS = (torch.ops.prims.convert_element_type.default, aten._to_copy.default, aten.clone.default)
 MATRIX = (aten.mm.default, aten.bmm.default)
 CONVOLUTION = aten.convolution_backward.default
-POINTWISE = ([1, 1], [0, 0], [1, 1], False, [0, 0], 1)  # what a 1 x 1 convolution is called with
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Product:
 
     @property
     def is_convolution(self) -> bool:
-        """Whether the factors are images, with their rows in the first and last two dimensions."""
+        """Whether the factors are images, with rows in all of their dimensions but the second."""
         return self.node.target is operator.getitem
 
     @property
@@ -41,7 +41,7 @@ class Product:
         """What the product sums over."""
         shape = tensor(self.x).shape
         if self.is_convolution:
-            return shape[0] * shape[2] * shape[3]
+            return shape[0] * math.prod(shape[2:])
         return shape[-1] if self.left else shape[-2]
 
 
@@ -109,7 +109,9 @@ def _convolution(node: fx.Node, backward: set[fx.Node]) -> Product | Unfit:
     y, x, weight, _, *call, _ = node.args[0].args
     if x in backward:
         return Unfit(node, "both its factors come back with the gradient")
-    pointwise = tensor(weight).dim() == 4 and list(tensor(weight).shape[2:]) == [1, 1]
-    if not pointwise or tuple(call) != POINTWISE:
+    # Dilation moves nothing where there is but one point.
+    stride, padding, _, transposed, output_padding, groups = call
+    sizes = (*tensor(weight).shape[2:], *stride, groups)
+    if transposed or any((*padding, *output_padding)) or any(size != 1 for size in sizes):
         return Unfit(node, "a convolution of more than single points mixes rows of its input")
     return Product(node, x, y)

@@ -1,5 +1,7 @@
 """An optimizer's step within the backward: the same training, without the gradients."""
 
+import copy
+import pickle
 import threading
 
 import pytest
@@ -86,6 +88,19 @@ def test_replaced_parameters_are_refused():
         model(torch.randn(2, 6))
     with torch.no_grad():
         model(torch.randn(2, 6))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_steps_its_own_parameters(copied):
+    """With the optimizer's state; the original stays as it is."""
+    (model,) = chains([linear(3).double() for _ in range(2)], ["reversible"], fused_optimizer=adam)
+    train(model, steps=2)
+    twin, before = copied(model), [p.detach().clone() for p in model.parameters()]
+    train(twin, steps=2)
+    assert all(p.grad is None for p in twin.parameters())
+    assert all(map(torch.equal, model.parameters(), before))
+    train(model, steps=2)
+    assert_close(list(twin.parameters()), list(model.parameters()), rtol=0)
 
 
 def test_momentum_with_a_trained_first_velocity():

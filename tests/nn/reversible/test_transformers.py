@@ -110,6 +110,23 @@ def test_hidden_states_are_seen():
     assert [tuple(h.shape) for h in out.hidden_states] == [(4, 48, 64)] * 4
 
 
+def test_a_loss_of_hidden_states_alone_is_refused():
+    model, batch = build("bert"), ZOO["bert"].batch()
+    to_reversible(model)
+    out = model(**batch, output_hidden_states=True)
+    with pytest.raises(RuntimeError, match=r"layer\.1 .*a loss of states in the chain alone"):
+        out.hidden_states[2].sum().backward()
+    results = []
+    for memory in ("none", "checkpoint", "reversible"):
+        model = build("bert")
+        to_reversible(model, memory=memory, exact=True)
+        out = model(**batch, output_hidden_states=True)
+        (out.hidden_states[2].square().sum() + 0 * out.loss).backward()
+        results.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert_equal(results[1], results[0])
+    assert_equal(results[2], results[0])
+
+
 def test_layers_that_are_checkpointed_too():
     """As transformers' own switch does it, whose name changes."""
     checkpoint = partial(torch.utils.checkpoint.checkpoint, use_reentrant=False)

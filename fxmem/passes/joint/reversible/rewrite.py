@@ -9,9 +9,9 @@ from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
 
 from fxmem.passes.graph import EXACT, aten, emit, from_tangents, owner, tensor
-from fxmem.passes.joint.chains import Chain, Link
-from fxmem.passes.joint.layouts import laid_out, retrace, strides
-from fxmem.passes.joint.recomputable import cone
+from fxmem.passes.joint.reversible.chains import Chain, Link
+from fxmem.passes.joint.reversible.layouts import laid_out, retrace, strides
+from fxmem.passes.joint.reversible.recomputable import cone
 
 # What is differentiated without its output. The output of a ReLU comes back as 1e-8 where it was 0,
 # and a derivative that looks at it would be wrong: the state that a chain begins with is then kept.
@@ -20,6 +20,10 @@ SMOOTH = {
     *(aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.embedding.default),
 }
 AGAIN = "fxmem_again"  # in the meta of what the backward computes a second time
+# In the meta of what Inductor is to store at once. It would put off the additions and subtractions
+# of states, and repeat several of them in each pass over one. Images it lays out as it likes.
+STORED = "inductor_realize_to_strides"
+IMAGE = 4
 # Marks that say when the node that is copied may be computed again, or that it was.
 STALE = ("recompute", "ac_graph_id", "has_backward_hook")
 
@@ -43,6 +47,7 @@ class Rewrite:
         self.graph, self.forward, self.held, self.checked = graph, forward, held, checked
         self.gradients = from_tangents(graph)
         self.new: set[fx.Node] = set()
+        self.repeated: dict[fx.Node, fx.Node] = {}  # by what is computed again, the first of it
 
     def chain(self, chain: Chain, anchors: set[fx.Node]) -> int:
         """Recompute a chain's branches and states, the last link first.
@@ -59,6 +64,7 @@ class Rewrite:
             if link.skip in anchors and link is not chain[0]:
                 kept += self._keep(link.skip)
             self._link(link, states, comes_back)
+            _store(link.out)
         return kept
 
     def _keep(self, state: fx.Node) -> bool:
@@ -111,6 +117,7 @@ class Rewrite:
         pairs = zip(node.all_input_nodes, again.all_input_nodes, strict=True)
         if any(strides(before) != strides(after) for before, after in pairs):
             retrace(again)
+        self.repeated[again] = node
         return self._in_backward(again)
 
     def _inverse(self, link: Link, out: fx.Node, env: dict[fx.Node, fx.Node]) -> fx.Node:
@@ -119,7 +126,7 @@ class Rewrite:
 
         for step in reversed(link.steps):
             out = step.undo(emitted, out, lambda n: env.get(n, n))
-        return laid_out(out, link.skip, emitted)
+        return _store(laid_out(out, link.skip, emitted))
 
     def _in_backward(self, node: fx.Node) -> fx.Node:
         for key in STALE:
@@ -128,6 +135,12 @@ class Rewrite:
         node.meta[AGAIN] = True
         self.new.add(node)
         return node
+
+
+def _store(state: fx.Node) -> fx.Node:
+    if tensor(state).dim() < IMAGE:
+        state.meta[STORED] = True
+    return state
 
 
 def _bears_rounding(source: fx.Node) -> bool:

@@ -6,8 +6,8 @@ import torch
 from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
 
-from fxmem.passes.graph import ancestors
-from fxmem.passes.joint.chains import Chain, Link
+from fxmem.passes.graph import ancestors, owner
+from fxmem.passes.joint.reversible.chains import Chain, Link
 
 # Two links alone may be chance: a term added within the branch of a residual makes as many.
 SHORTEST = 3
@@ -33,13 +33,20 @@ def recomputable(chain: Chain) -> tuple[list[Chain], str | None]:
     parts: list[Chain] = [[]]
     last = None
     for link in chain:
-        whys = [f"{node.name}: it {why}" for node in cone(link) if (why := _why_once(node))]
+        nodes = [*cone(link), *_on_inputs(link)]
+        whys = [f"{node.name}: it {why}" for node in nodes if (why := _why_once(node))]
         if whys:
             parts.append([])
             last = whys[0]
         else:
             parts[-1].append(link)
     return [part for part in parts if len(part) >= SHORTEST], last
+
+
+def _on_inputs(link: Link) -> list[fx.Node]:
+    """Return what combines the state with an input: to undo it reads that again."""
+    outs = [step.out for step in link.steps]
+    return [n for n in outs if any(owner(i).op == "placeholder" for i in n.all_input_nodes)]
 
 
 def _why_once(node: fx.Node) -> str | None:

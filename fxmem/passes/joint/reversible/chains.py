@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from torch import fx
 
 from fxmem.passes.graph import ancestors, aten
-from fxmem.passes.joint.couplings import Step, steps
+from fxmem.passes.joint.reversible.couplings import steps
+from fxmem.passes.joint.reversible.reshaped import VIEWS
+from fxmem.passes.joint.reversible.steps import Step
 
-# Operations in one coupling, as f*exp(t) + F has two.
+# Operations in one coupling, as f*exp(t) + F has two; views and copies are not counted.
 LONGEST = 4
 ADDITIVE = (aten.add.Tensor, aten.sub.Tensor, aten.addcmul.default)
 
@@ -98,7 +100,8 @@ class _Finder:
             if any(step.out.target in ADDITIVE for step in path):
                 yield path
             before = path[0].state
-            if len(path) < LONGEST and self._users(before) == 1:
+            counted = sum(step.out.target not in VIEWS for step in path)
+            if counted < LONGEST and self._users(before) == 1:
                 found += [(step, *path) for step in steps(before)]
 
     def _extend(self, node: fx.Node) -> None:

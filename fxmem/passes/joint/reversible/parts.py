@@ -13,7 +13,8 @@ import torch
 from torch import fx
 
 from fxmem.passes.graph import aten, tensor
-from fxmem.passes.joint.layouts import retrace_users, strides
+from fxmem.passes.joint.reversible.elements import element
+from fxmem.passes.joint.reversible.layouts import retrace_users, strides
 
 SPLITS = (aten.split.Tensor, aten.split_with_sizes.default)
 
@@ -38,6 +39,8 @@ def see_through(graph: fx.Graph) -> None:
 
 
 def _part(node: fx.Node) -> fx.Node | None:
+    if (found := element(node)) is not None:
+        return found if _replaces(found, node) else None
     place = _place(node)
     if place is None or place[0].target is not aten.cat.default:
         return None

@@ -16,12 +16,15 @@ from torch._functorch.compile_utils import fx_graph_cse
 from torch._inductor.pattern_matcher import stable_topological_sort
 
 from fxmem.passes.graph import EXACT, ancestors, copied, from_tangents, owner, tensor
-from fxmem.passes.joint.anchors import anchors
-from fxmem.passes.joint.chains import Chain, find_chains
-from fxmem.passes.joint.fixed import fix
-from fxmem.passes.joint.parts import chunks, see_through
-from fxmem.passes.joint.recomputable import recomputable
-from fxmem.passes.joint.rewrite import AGAIN, Rewrite
+from fxmem.passes.joint.reversible.anchors import WIDENED, anchors, causes
+from fxmem.passes.joint.reversible.chains import Chain, find_chains
+from fxmem.passes.joint.reversible.fixed import fix
+from fxmem.passes.joint.reversible.parts import chunks, see_through
+from fxmem.passes.joint.reversible.recomputable import recomputable
+from fxmem.passes.joint.reversible.rewrite import AGAIN, Rewrite
+from fxmem.passes.joint.reversible.shrinking import keep_lost
+from fxmem.passes.joint.reversible.spared import spare
+from fxmem.passes.joint.reversible.widened import widen
 from fxmem.passes.pair.graphs import Pair
 
 
@@ -34,7 +37,11 @@ class Reversed:
 
 
 def reverse(
-    joint: fx.GraphModule, num_outputs: int, every: int | None = None, exact: bool = False
+    joint: fx.GraphModule,
+    num_outputs: int,
+    every: int | None = None,
+    exact: bool = False,
+    keep: float = 0.0,
 ) -> tuple[Reversed | None, list[str]]:
     """Return a copy of a joint graph with its reversible chains recomputed, and the refusals.
 
@@ -43,8 +50,9 @@ def reverse(
     would merge what is recomputed with what it replaces.
 
     Args:
-        every: see :func:`fxmem.passes.joint.anchors.anchors`.
+        every: see :func:`fxmem.passes.joint.reversible.anchors.anchors`.
         exact: turn the states of additive chains into integers, which come back bit for bit.
+        keep: see :func:`fxmem.passes.joint.reversible.spared.spare`.
     """
     seen = copied(joint) if chunks(joint.graph) else joint
     if seen is not joint:
@@ -59,11 +67,16 @@ def reverse(
     if exact:
         checked, kept = fix(joint.graph, _forward(joint.graph, num_outputs), chains)
         chains, refusals = _chains(joint, num_outputs)[0], [*refusals, *kept]
-    rewrite = Rewrite(
-        joint.graph, _forward(joint.graph, num_outputs), _held(joint, num_outputs), checked
-    )
+    if every is None and widen(joint.graph, chains):
+        chains = _chains(joint, num_outputs)[0]
+    forward = _forward(joint.graph, num_outputs)
+    made = [step.out for chain in chains for link in chain for step in link.steps]
+    forward |= dict.fromkeys(keep_lost(joint.graph, made))
+    rewrite = Rewrite(joint.graph, forward, _held(joint, num_outputs), checked)
     notes = tuple(_note(chain, rewrite.chain(chain, anchors(chain, every))) for chain in chains)
     stable_topological_sort(joint.graph)
+    if keep:
+        notes = (*notes, spare(joint.graph, rewrite.repeated, keep))
     joint.graph.lint()
     return Reversed(joint, notes), refusals
 
@@ -110,7 +123,12 @@ def _held(joint: fx.GraphModule, num_outputs: int) -> set[fx.Node]:
 
 
 def _note(chain: Chain, kept: int) -> str:
-    kind = str(tensor(chain[0].out).dtype).removeprefix("torch.")
+    state = chain[0].out
+    kind = str(tensor(state).dtype).removeprefix("torch.")
+    if WIDENED in state.meta:
+        kind += " for " + str(state.meta[WIDENED]).removeprefix("torch.")
     note = f"reversible: {len(chain)} links are recomputed from their last two states, {kind}"
+    if not kept:
+        return note
     states = f"{kept} state is" if kept == 1 else f"{kept} states are"
-    return f"{note}; {states} kept on the way, lest rounding add up" if kept else note
+    return f"{note}; {states} kept on the way, lest rounding add up{causes(chain)}"

@@ -13,8 +13,8 @@ from torch import fx
 from torch._inductor.pattern_matcher import stable_topological_sort
 
 from fxmem.passes.graph import ancestors, aten, emit, tensor
-from fxmem.passes.joint.chains import Chain, Link
-from fxmem.passes.joint.recomputable import cone
+from fxmem.passes.joint.reversible.chains import Chain, Link
+from fxmem.passes.joint.reversible.recomputable import cone
 
 prims = torch.ops.prims
 # Of 31 bits so many are for the largest element of the first states; ten let the others grow.
@@ -91,6 +91,7 @@ class _Fixed:
         """Round the first states to the grid; return their integers."""
         inputs = self.graph.find_nodes(op="placeholder")
         before = set(ancestors(states, lambda n: False))
+        before |= set(self.graph.find_nodes(op="call_function", target=aten.copy_.default))
         readers = {state: [u for u in state.users if u not in before] for state in states}
         with self.graph.inserting_before(max(*states, inputs[-1]).next):
             precise = [self._cast(state, self.precise) for state in states]

@@ -1,0 +1,71 @@
+"""What a layer's neighbour casts or drops out for itself is recomputed from what they share.
+
+The cut never recomputes what reads a value after a matrix product has read it, for the two are
+seldom fused. An adapter beside a frozen layer is such a reader: it casts their input to its own
+dtype and drops elements of it out, and each adapter would keep a copy of its own.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+from torch.utils.checkpoint import CheckpointPolicy
+
+from fxmem.passes.graph import aten, from_tangents, is_view, nbytes, owner, tensor
+
+CASTS = (torch.ops.prims.convert_element_type.default, aten._to_copy.default)
+FACTORS = (aten.mul.Tensor, aten.div.Tensor)
+PRODUCTS = (aten.mm.default, aten.bmm.default, aten.convolution_backward.default)
+
+
+def recompute_copies(joint: fx.GraphModule) -> None:
+    """Mark copies that the backward multiplies with, where their source is no bigger."""
+    backward = from_tangents(joint.graph)
+    for product in joint.graph.nodes:
+        if product.target in PRODUCTS and product in backward:
+            for factor in set(product.all_input_nodes) - backward:
+                _recompute(factor, backward)
+
+
+def _recompute(factor: fx.Node, backward: set[fx.Node]) -> None:
+    chain = [factor]
+    while (source := _source(chain[-1])) is not None:
+        chain.append(source)
+    # Of sources as small the farthest: then what is between them is recomputed as well.
+    shared = [n for n in chain[1:] if len(_readers(owner(n)) - backward) > 1]
+    source = min(reversed(shared), key=lambda n: nbytes(owner(n)), default=factor)
+    copy = chain[: chain.index(source)]
+    if nbytes(owner(source)) <= nbytes(owner(factor)) and not all(map(is_view, copy)):
+        for node in copy:
+            # What the user asked for with torch.utils.checkpoint comes first.
+            node.meta.setdefault("recompute", CheckpointPolicy.PREFER_RECOMPUTE)
+
+
+def _source(node: fx.Node) -> fx.Node | None:
+    """Return what a node is a view, a cast, a multiple or a dropout of, None for any other."""
+    if node.meta.get("recompute") == CheckpointPolicy.MUST_SAVE:
+        return None
+    if is_view(node) or node.target in CASTS:
+        return node.args[0]
+    if node.target not in FACTORS:
+        return None
+    values = [n for n in node.all_input_nodes if not _is_random(n)]
+    same = len(values) == 1 and tensor(values[0]) is not None and node.args[0] is not node.args[1]
+    return values[0] if same and tensor(values[0]).shape == tensor(node).shape else None
+
+
+def _is_random(node: fx.Node) -> bool:
+    """Whether a mask is recomputed from its seed."""
+    return node.meta.get("recompute") == CheckpointPolicy.PREFER_RECOMPUTE and _is_bool(node)
+
+
+def _is_bool(node: fx.Node) -> bool:
+    return tensor(node) is not None and tensor(node).dtype == torch.bool
+
+
+def _readers(value: fx.Node) -> set[fx.Node]:
+    """Return what reads a value, or a view of it."""
+    found: set[fx.Node] = set()
+    for user in value.users:
+        found |= _readers(user) if is_view(user) else {user}
+    return found

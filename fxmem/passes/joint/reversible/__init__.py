@@ -1,0 +1,1 @@
+"""Reversible networks: chains of couplings are found, and their states recomputed."""

@@ -1,0 +1,105 @@
+"""`fxmem.explain`: what its report has, what it leaves untouched, and where it says no."""
+
+import pytest
+import torch
+from torch import nn
+
+import fxmem
+from fxmem import PolicyError
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64))
+
+
+def test_explain_reports_and_holds_the_graphs():
+    report = fxmem.explain(model(), torch.randn(512, 64), policy="balanced")
+    ((forward, backward),) = report.graphs
+    assert "fxmem.encode" in forward.code and "fxmem.decode" in backward.code
+    assert report.kept < report.before <= report.baselines["inductor"]
+    assert [e.residual.module for e in report.entries] == ["0"]
+
+
+def test_explain_takes_a_compiled_model():
+    report = fxmem.explain(torch.compile(model(), backend="eager"), torch.randn(512, 64))
+    assert [e.residual.module for e in report.entries] == ["0"]
+
+
+def test_explain_takes_several_random_ops():
+    m = nn.Sequential(nn.Linear(64, 64), nn.Dropout(0.1), nn.GELU(), nn.Dropout(0.1))
+    assert "bool" not in {e.residual.dtype for e in fxmem.explain(m, torch.randn(64, 64)).entries}
+
+
+def test_explain_of_a_broken_graph_has_two_plans():
+    def broken(x, w):
+        y = (x @ w).sin()
+        torch._dynamo.graph_break()
+        return y.cos() @ w
+
+    w = torch.randn(64, 64, requires_grad=True)
+    report = fxmem.explain(broken, torch.randn(64, 64), w)
+    assert len(report.plans) == len(report.graphs) == 2
+
+
+class Failing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8)
+
+    def forward(self, x, fail=False):
+        y = self.norm(x)
+        torch._dynamo.graph_break()
+        if fail:
+            raise RuntimeError("the model fails")
+        return y + torch.rand(1)
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_explain_leaves_buffers_and_random_state_as_they_were(fail):
+    m = Failing()
+    before = {name: value.clone() for name, value in m.state_dict().items()}
+    state = torch.get_rng_state()
+    if fail:
+        with pytest.raises(RuntimeError, match="the model fails"):
+            fxmem.explain(m, torch.randn(16, 8, generator=torch.Generator()), fail=True)
+    else:
+        fxmem.explain(m, torch.randn(16, 8, generator=torch.Generator()))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in m.state_dict().items())
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_explain_where_gradients_are_off(off):
+    with pytest.raises(ValueError) as error, off():
+        fxmem.explain(model(), torch.randn(4, 64))
+    assert str(error.value) == (
+        "nothing is kept: gradients are off; call explain outside torch.no_grad() and "
+        "torch.inference_mode()"
+    )
+
+
+def test_explain_where_nothing_is_kept():
+    with pytest.raises(ValueError) as error:
+        fxmem.explain(model().requires_grad_(False), torch.randn(4, 64))
+    assert str(error.value) == (
+        "nothing is kept: no output of the model depends on what requires a gradient"
+    )
+
+
+def test_explain_has_the_shapes_of_its_inputs_however_often_it_is_called():
+    for batch in (512, 256, 128):
+        (entry,) = fxmem.explain(model(), torch.randn(batch, 64)).entries
+        assert entry.residual.shape[0] == batch
+
+
+def test_a_report_does_not_call_integers_exact():
+    layers = nn.Sequential(*(nn.Linear(64, 64) for _ in range(3)))
+    report = fxmem.explain(layers, torch.randn(64, 64), policy={"rules": {"integer": "int8"}})
+    assert report.guarantee == "bounded" and "fxmem (bounded)" in str(report)
+    assert all(entry.guarantee == "exact" for entry in report.entries)  # none of them is encoded
+
+
+def test_explain_refuses_an_impossible_policy():
+    with pytest.raises(PolicyError, match="preset must be one of"):
+        fxmem.explain(model(), torch.randn(4, 64), policy="tiny")
