@@ -63,7 +63,8 @@ def parts(args: argparse.Namespace) -> dict[str, list[str]]:
     """Return the command of each part; `{json}` stands for where its figures go."""
     few = ["--rounds", "4"]
     quick = {
-        **{"codec": few, "loss": few, "integer": few, "linear": ["--layers", "2", *few]},
+        **dict.fromkeys(("codec", "loss", "models", "integer"), few),
+        "linear": ["--layers", "2", *few],
         **{"stack": ["--quick"], "activation": ["--quick"]},
         "reversible": ["--layers", "4", "8", *few],
     }
@@ -73,6 +74,7 @@ def parts(args: argparse.Namespace) -> dict[str, list[str]]:
         "activation",
         "eager",
         "stack",
+        "models",
         "linear",
         "loss",
         "reversible",

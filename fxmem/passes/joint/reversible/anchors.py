@@ -18,7 +18,8 @@ from fxmem.passes.joint.reversible.chains import Chain, Link
 from fxmem.passes.joint.reversible.growth import growth
 
 # Roundings that a state may have gone through. Measured at depths 16 to 128, additive and momentum:
-# so the gradient's error is at most twice that with every state kept, in half precision 1.1 times.
+# so the gradient's error is at most twice that with every state kept; in half precision 1.1 times,
+# where the errors of both vary by more from seed to seed.
 BEAR = {torch.bfloat16: 12, torch.float16: 12, torch.float32: 32, torch.float64: 32}
 # Of states that are carried in float32 and read in half precision: a sixteenth of its rounding.
 BEAR_WIDENED = {torch.bfloat16: 2**11, torch.float16: 2**8}
