@@ -28,6 +28,8 @@ from fxmem.measure.text import MiB, aligned
 WORDS, LENGTH, WIDTH = 4096, 256, 256
 SIZES = {"hidden_size": WIDTH, "num_hidden_layers": 4, "num_attention_heads": 4}
 MLP = {**SIZES, "intermediate_size": 4 * WIDTH}
+# Else the first forward chooses it, and every way is compiled twice.
+CLASSES = {"num_labels": 10, "problem_type": "single_label_classification"}
 DECODER = {**SIZES, "intermediate_size": 3 * WIDTH, "num_key_value_heads": 2, "vocab_size": WORDS}
 
 
@@ -68,17 +70,18 @@ MODELS: dict[str, tuple[str, str, dict, Callable[[int], dict[str, torch.Tensor]]
     ),
     "vit": (
         *("ViTForImageClassification", "ViTConfig"),
-        MLP | {"image_size": 160, "patch_size": 16, "num_labels": 10},
+        MLP | CLASSES | {"image_size": 160, "patch_size": 16},
         images(160),
     ),
     "convnext": (
         *("ConvNextForImageClassification", "ConvNextConfig"),
-        {"depths": [2, 2, 4, 2], "hidden_sizes": [48, 96, 192, 384], "num_labels": 10},
+        CLASSES | {"depths": [2, 2, 4, 2], "hidden_sizes": [48, 96, 192, 384]},
         images(96),
     ),
     "resnet18": (
         *("ResNetForImageClassification", "ResNetConfig"),
-        {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "num_labels": 10}
+        CLASSES
+        | {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]}
         | {"layer_type": "basic", "embedding_size": 64},
         images(96),
     ),
@@ -88,6 +91,7 @@ MODELS: dict[str, tuple[str, str, dict, Callable[[int], dict[str, torch.Tensor]]
 def measured(name: str, args: argparse.Namespace) -> Table:
     """Measure one model each way."""
     torch._dynamo.reset()
+    torch._dynamo.config.fail_on_recompile_limit_hit = True  # rather than measure eager
     torch.manual_seed(0)
     model_class, config_class, options, batch = MODELS[name]
     config = getattr(transformers, config_class)(**options)
