@@ -21,7 +21,7 @@ from codec import best_seconds, keep_freed_memory, print_table
 
 from fxmem import integer, ops
 from fxmem.integer.product import int_mm
-from fxmem.ops.xnor import pack_rows, xnor_mm
+from fxmem.ops.integer.xnor import pack_rows, xnor_mm
 
 METHODS = ("int8", "int8:stochastic", "wageubn8", "dorefa:8,8,32", "binarynet", "xnor")
 Case = Callable[[], object]

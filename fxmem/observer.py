@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from functorch.compile import nop
@@ -19,6 +20,7 @@ from fxmem.partitioner import Partitioner
 from fxmem.passes.forward.asked import rewrite_asked
 from fxmem.passes.graph import copied, regions
 from fxmem.passes.pair.graphs import Pair
+from fxmem.passes.pair.spared import spared
 from fxmem.plan import Plan
 from fxmem.policy import Policy
 
@@ -70,6 +72,7 @@ class _Observing(Partitioner):
         # The regions in it are fxmem's by now: what theirs would have been is added to them.
         inductor += sum(region.meta.get(MORE, 0) for region in regions(halves[0], default.saved))
         pair, plan = self.partition(gm, joint_inputs, **kwargs)
+        plan = replace(plan, spared=spared(default, pair, plan))
         pair.forward.meta[MORE] = inductor - plan.after
         if not plan.region:
             self.observer.inductor += inductor

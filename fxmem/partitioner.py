@@ -24,8 +24,8 @@ from fxmem.passes.joint.overwritten import keep_overwritten
 from fxmem.passes.joint.regions import keep_region_outputs
 from fxmem.passes.joint.reversible.reverse import Reversed, keep_sources, reverse
 from fxmem.passes.joint.seeds import keep_seeds, recompute_random
-from fxmem.passes.joint.sketch import release
-from fxmem.passes.joint.sketched import with_sketches
+from fxmem.passes.joint.sketches.priced import with_sketches
+from fxmem.passes.joint.sketches.rewrite import release
 from fxmem.passes.pair.discrete import hoist_discrete, moved
 from fxmem.passes.pair.expand import expand
 from fxmem.passes.pair.graphs import Pair

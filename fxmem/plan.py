@@ -6,10 +6,11 @@ Plain records: nothing here knows a graph. A residual is a tensor kept from forw
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
+
+from fxmem import tables
 
 GUARANTEES = ("exact", "unbiased", "bounded")
 MiB = 2**20
@@ -76,6 +77,7 @@ class Plan:
             every call, what the region returns for its backward.
         nested: bytes that the regions called by this pair save, by their own plans.
         rewritten: the guarantee of what was rewritten before there was a pair, which notes tell of.
+        spared: what Inductor's own cut keeps and this one does not; known to `fxmem.explain` alone.
     """
 
     entries: tuple[Site | Refusal, ...] = ()
@@ -83,6 +85,7 @@ class Plan:
     region: bool = False
     nested: int = 0
     rewritten: str = "exact"
+    spared: tuple[Site, ...] = ()
 
     @property
     def sites(self) -> list[Site]:
@@ -156,7 +159,11 @@ class Report:
             "guarantee": self.guarantee,
             "baselines": dict(self.baselines),
             "graphs": [
-                {"notes": list(plan.notes), "residuals": [_row(e) for e in plan.entries]}
+                {
+                    "notes": list(plan.notes),
+                    "residuals": [tables.data(e) for e in plan.entries],
+                    "spared": [tables.data(e) for e in plan.spared],
+                }
                 for plan in self.plans
             ],
         }
@@ -167,7 +174,9 @@ class Report:
         for i, plan in enumerate(self.plans):
             title = f" graph {i}" if len(self.plans) > 1 else ""
             title += ", a nested region" if plan.region else ""
-            lines += [f"fxmem{title}: {len(plan.entries)} residuals", *_table(plan)]
+            lines += [f"fxmem{title}: {len(plan.entries)} residuals", *tables.lines(plan.entries)]
+            if plan.spared:
+                lines += ["not kept, where Inductor keeps them:", *tables.lines(plan.spared)]
             lines += [f"  note: {note}" for note in plan.notes]
         return "\n".join([*lines, *self._totals()])
 
@@ -183,64 +192,13 @@ class Report:
 
     def _repr_html_(self) -> str:
         """Return a table with a bar for the bytes of each residual, before and after."""
-        top = max((e.residual.nbytes for e in self.entries), default=1) or 1
-        rows = "".join(_html_row(e, top) for e in self.entries)
-        head = "".join(
-            f"<th style='text-align:left'>{h}</th>"
-            for h in ("module", "op", "shape", "dtype", "what was done", "KiB", "guarantee")
-        )
+        entries = [entry for plan in self.plans for entry in (*plan.entries, *plan.spared)]
+        top = max((e.residual.nbytes for e in entries), default=1) or 1
+        rows = "".join(tables.html_row(e, top) for e in entries)
+        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in tables.HEAD)
         notes = [f"note: {note}" for plan in self.plans for note in plan.notes]
         below = html.escape("\n".join([*self._totals(), *notes]))
         return (
             f"<table style='font-size:90%'><tr>{head}</tr>{rows}</table>"
             f"<pre style='margin:0'>{below}</pre>"
         )
-
-
-def _row(entry: Site | Refusal) -> dict[str, Any]:
-    kind = "site" if isinstance(entry, Site) else "refusal"
-    done = {"kind": kind, "rule": entry.rule, "action": entry.action, "kept": entry.nbytes}
-    return {**asdict(entry.residual), **done, "guarantee": entry.guarantee}
-
-
-def _table(plan: Plan) -> list[str]:
-    alike: dict[tuple[str, ...], list[Site | Refusal]] = {}
-    for entry in plan.entries:
-        module, *others = _cells(entry)
-        alike.setdefault((re.sub(r"\d+", "*", module), *others), []).append(entry)
-    groups = sorted(alike.values(), key=lambda group: -sum(entry.nbytes for entry in group))
-    cells = [_cells(*group) for group in groups]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
-
-
-def _cells(entry: Site | Refusal, *others: Site | Refusal) -> tuple[str, ...]:
-    """Return a line's columns; `others` are alike but for the numbers in their modules' paths."""
-    residual = entry.residual
-    paths = {e.residual.module for e in (entry, *others)}
-    module = residual.module if len(paths) == 1 else re.sub(r"\d+", "*", residual.module)
-    count = f"{1 + len(others)} x " if others else ""
-    size = f"{count}{_kib(residual.nbytes)} -> {_kib(entry.nbytes)} KiB"
-    kind = f"{residual.dtype}{list(residual.shape)}".replace("'", "")
-    return (module, residual.op, kind, size, entry.guarantee, entry.action)
-
-
-def _kib(nbytes: int) -> str:
-    return f"{nbytes / 1024:.1f}"
-
-
-def _html_row(entry: Site | Refusal, top: int) -> str:
-    before, after = entry.residual.nbytes, entry.nbytes
-    bars = "".join(
-        f"<div style='height:5px;width:{1 + 160 * size // top}px;background:{color}'></div>"
-        for size, color in ((before, "#c9ced6"), (after, "#2f7ed8"))
-    )
-    residual = entry.residual
-    shape = " × ".join(map(str, residual.shape))
-    cells = (residual.module, residual.op, shape, residual.dtype, entry.action)
-    text = "".join(f"<td style='text-align:left'>{html.escape(c)}</td>" for c in cells)
-    size = f"{_kib(before)} → {_kib(after)}"
-    return f"<tr>{text}<td style='text-align:left'>{size}{bars}</td><td>{entry.guarantee}</td></tr>"

@@ -1,7 +1,8 @@
-// Shapes and checks of products of signs, before the work is done.
+// Products of signs: shapes, checks and outputs, before and after a device does the work.
 #pragma once
 
 #include "codec.h"
+#include "xnor_output.h"
 
 namespace fxmem {
 
@@ -35,6 +36,35 @@ inline void check_scaled_xnor(const Tensor& a, const Tensor& b, int64_t n, const
   check_xnor("scaled_xnor_mm", a, b, n);
   check_scales("left", left, a.size(0), a);
   check_scales("right", right, b.size(0), a);
+}
+
+// The operators, of a device whose kernel fills an output.
+using XnorRun = void (*)(const Tensor& a, const Tensor& b, int64_t n, const XnorOutput& out);
+
+template <XnorRun run>
+Tensor xnor_mm(const Tensor& a, const Tensor& b, int64_t n) {
+  check_xnor("xnor_mm", a, b, n);
+  Tensor sums = torch::stable::new_empty(a, Shape{a.size(0), b.size(0)}, ScalarType::Int);
+  XnorOutput out{};
+  out.sums = static_cast<int32_t*>(sums.mutable_data_ptr());
+  run(a, b, n, out);
+  return sums;
+}
+
+template <XnorRun run>
+Tensor scaled_xnor_mm(const Tensor& a, const Tensor& b, int64_t n, const Tensor& left,
+                      const Tensor& right) {
+  check_scaled_xnor(a, b, n, left, right);
+  Tensor values = torch::stable::new_empty(a, Shape{a.size(0), b.size(0)}, ScalarType::Float);
+  const Tensor scales = torch::stable::contiguous(left), others = torch::stable::contiguous(right);
+  XnorOutput out{};
+  out.values = static_cast<float*>(values.mutable_data_ptr());
+  out.left = static_cast<const float*>(scales.const_data_ptr());
+  out.right = static_cast<const float*>(others.const_data_ptr());
+  out.left_step = left.numel() > 1;
+  out.right_step = right.numel() > 1;
+  run(a, b, n, out);
+  return values;
 }
 
 }  // namespace fxmem

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "arithmetic.h"
+#include "xnor_output.h"
 
 namespace fxmem {
 
@@ -19,12 +20,8 @@ struct XnorTile {
   uint64_t a[kTileWords][kTileSide + 1], b[kTileWords][kTileSide + 1];
 };
 
-struct XnorProduct {
+struct XnorProduct : XnorOutput {
   const uint64_t *a, *b;  // rows of `words`
-  int32_t* sums;          // of a's rows by b's; null with `values`
-  float* values;          // the sums times a scale a row of a and one a row of b
-  const float *left, *right;
-  int64_t left_step, right_step;  // from a scale to the next: 0 where there is one for all
   int64_t rows, columns, words, n;
 };
 

@@ -27,7 +27,6 @@ FORWARD_TOOLS = tuple(
         *("dialect", "effects", "constants", "cones", "known", "activations", "eager", "uses"),
         *("traced", "emit", "nested", "rule"),
         *("loss_path", "losses", "z_loss"),
-        *("norm_idioms", "norm_nodes", "norm_refusals"),
     )
 )
 FORWARD = (*TOOLS, *FORWARD_TOOLS, "fxmem.activations", "fxmem.ops")
@@ -38,8 +37,8 @@ ENTRANCE = (
     *("fxmem.backend", "fxmem.partitioner", "fxmem.history", "fxmem.measure"),
 )
 REVERSIBLE = "fxmem.passes.joint.reversible"
-PRODUCTS = "fxmem.passes.joint.weight_products"
-SKETCHING = ("fxmem.passes.joint.sketch", "fxmem.passes.joint.sketch_sites", PRODUCTS)
+SKETCHES = "fxmem.passes.joint.sketches"
+NORMS = "fxmem.passes.forward.norms"
 MODULES = ("torch", "fxmem.ops", "fxmem.activations", "fxmem.functional")
 INTEGERS = ("torch", "fxmem.ops", "fxmem.quantizers", "fxmem.integer")
 PROGRAM = Room(("fxmem", "torch", "numpy", "transformers", "matplotlib", "tqdm"))
@@ -51,7 +50,8 @@ ROOMS = {
     "fxmem.__main__": PROGRAM,
     "fxmem.demo": PROGRAM,
     "fxmem.commands": PROGRAM,
-    "fxmem.plan": Room(()),
+    "fxmem.plan": Room(("fxmem.tables",)),
+    "fxmem.tables": Room(("fxmem.plan",)),
     "fxmem.policy": Room(("fxmem.switches",)),
     "fxmem.switches": Room(()),
     "fxmem.compat": Room(("torch",)),
@@ -74,13 +74,12 @@ ROOMS = {
     "fxmem.passes.forward.rewrite": Room(FORWARD),
     **{tool: Room((*FORWARD, "numpy")) for tool in FORWARD_TOOLS},
     "fxmem.passes.forward.*": Room(FORWARD),
+    NORMS: Room((*FORWARD, NORMS)),
     "fxmem.passes.joint": Room((*RULE.may, "fxmem.passes.joint")),
     "fxmem.passes.joint.*": RULE,
     REVERSIBLE: Room((*TOOLS, REVERSIBLE)),
     f"{REVERSIBLE}.reverse": Room((*RULE.may, REVERSIBLE)),
-    "fxmem.passes.joint.sketch": Room((*RULE.may, PRODUCTS)),
-    "fxmem.passes.joint.sketch_sites": Room((*RULE.may, *SKETCHING)),
-    "fxmem.passes.joint.sketched": Room((*RULE.may, *SKETCHING)),
+    SKETCHES: Room((*RULE.may, SKETCHES)),
     "fxmem.passes.pair": Room((*RULE.may, "fxmem.passes.pair")),
     "fxmem.passes.pair.*": RULE,
     **{tool: Room((*TOOLS, *PAIR_TOOLS, "fxmem.ops")) for tool in PAIR_TOOLS},

@@ -181,7 +181,8 @@ fxmem (exact)                0.00 MiB, 50% of eager</pre>""",
      "kept": 8192,
      "guarantee": "exact"
     }
-   ]
+   ],
+   "spared": []
   }
  ]
 }""",

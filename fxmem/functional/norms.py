@@ -16,66 +16,10 @@ from __future__ import annotations
 import torch
 
 from fxmem.ops.norms import operators as norms
-from fxmem.ops.norms.operators import Shape
+from fxmem.ops.norms.operators import group_norm, layer_norm, rms_norm
 
+__all__ = ["batch_norm", "check_activation", "group_norm", "layer_norm", "rms_norm"]
 ACTIVATIONS = ("identity", "leaky_relu", "elu")
-
-
-def layer_norm(
-    input: torch.Tensor,
-    normalized_shape: Shape,
-    weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-    eps: float = 1e-5,
-) -> torch.Tensor:
-    """torch.nn.functional.layer_norm, keeping its output.
-
-    Args:
-        input: float32, bfloat16, float16 or float64 [*, *normalized_shape].
-        weight, bias: [*normalized_shape].
-
-    Raises:
-        RuntimeError: for shapes that do not fit, and if gradients are differentiated again.
-    """
-    return norms.layer_norm(input, normalized_shape, weight, bias, eps)
-
-
-def rms_norm(
-    input: torch.Tensor,
-    normalized_shape: Shape,
-    weight: torch.Tensor | None = None,
-    eps: float | None = None,
-) -> torch.Tensor:
-    """torch.nn.functional.rms_norm, keeping its output.
-
-    Args:
-        input: float32, bfloat16, float16 or float64 [*, *normalized_shape].
-        weight: [*normalized_shape].
-        eps: of the input's dtype if not given.
-
-    Raises:
-        RuntimeError: for shapes that do not fit, and if gradients are differentiated again.
-    """
-    return norms.rms_norm(input, normalized_shape, weight, eps)
-
-
-def group_norm(
-    input: torch.Tensor,
-    num_groups: int,
-    weight: torch.Tensor | None = None,
-    bias: torch.Tensor | None = None,
-    eps: float = 1e-5,
-) -> torch.Tensor:
-    """torch.nn.functional.group_norm, keeping its output.
-
-    Args:
-        input: float32, bfloat16, float16 or float64 [N, C, *].
-        weight, bias: [C].
-
-    Raises:
-        RuntimeError: for shapes that do not fit, and if gradients are differentiated again.
-    """
-    return norms.group_norm(input, num_groups, weight, bias, eps)
 
 
 def batch_norm(

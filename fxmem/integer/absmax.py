@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from fxmem.ops.absmax import absmax
+from fxmem.ops.integer.absmax import absmax
 from fxmem.quantizers import Quantizer, stochastic_round
 from fxmem.quantizers.quantizer import check_bits
 

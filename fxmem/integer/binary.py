@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from fxmem import ops
+from fxmem.ops.integer.signs import signs
+from fxmem.ops.integer.xnor import WORD, pack_rows, scaled_xnor_mm, xnor_mm
 from fxmem.ops.layout import contiguous_stride
-from fxmem.ops.signs import signs
-from fxmem.ops.xnor import WORD, pack_rows, scaled_xnor_mm, xnor_mm
 from fxmem.quantizers import XnorWeight, input_scale
 
 from .masks import masked

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fxmem.ops import integer
+from fxmem.ops.integer import storage
 from fxmem.ops.layout import contiguous_stride
 from fxmem.quantizers import Quantizer
 from fxmem.quantizers.packed import GRIDS
@@ -25,7 +25,7 @@ Terms = tuple[Term, ...]
 class Operand:
     """A quantized tensor: its codes as stored, the scale that its grid wants, and its size.
 
-    `stored` is what `fxmem.ops.integer.store` makes of the codes: int8 of the tensor's shape for
+    `stored` is what `fxmem.ops.integer.storage.store` makes of the codes: int8 of the shape for
     eight bits. It is both what the product reads and what is kept.
     """
 
@@ -40,14 +40,14 @@ class Operand:
         if isinstance(quantizer, Absmax):
             return cls(*quantizer.integers(widened(x.detach())), quantizer, tuple(x.shape))
         codes, scale = quantizer.encode(widened(x.detach()).contiguous())
-        stored = integer.store(codes, quantizer.bits, quantizer.signed)
+        stored = storage.store(codes, quantizer.bits, quantizer.signed)
         given = codes.new_ones(()) if scale is None else scale
         return cls(stored, given, quantizer, tuple(x.shape))
 
     def integers(self) -> torch.Tensor:
         """The codes in the tensor's shape."""
         q, stride = self.quantizer, contiguous_stride(self.size)
-        return integer.load(self.stored, q.bits, q.signed, self.size, stride)
+        return storage.load(self.stored, q.bits, q.signed, self.size, stride)
 
     def values(self, dtype: torch.dtype) -> torch.Tensor:
         """The tensor on the quantizer's grid."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from fxmem.ops.channels_last import channels_last
+from fxmem.ops.integer.channels_last import channels_last
 from fxmem.ops.native import Derivative, compose, underivable
 
 from . import checks

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from fxmem.ops.windows import windows
+from fxmem.ops.integer.windows import windows
 
 Pair = tuple[int, int]
 

@@ -13,7 +13,7 @@ from fxmem import functional
 from fxmem.ops.norms.operators import is_ours
 from fxmem.passes.forward.constants import attribute, call
 from fxmem.passes.forward.eager import plainly
-from fxmem.passes.forward.norm_idioms import Idiom, find
+from fxmem.passes.forward.norms.idioms import Idiom, find
 
 Module = torch.nn.Module
 

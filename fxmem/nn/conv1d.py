@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from fxmem.ops.sketches.linear import sketched
@@ -29,19 +31,15 @@ class RandomizedConv1D(torch.nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
-        proj_dim_ratio: float | None = None,
-        proj_dim: int | None = None,
-        proj_dim_min: int | None = None,
-        proj_dim_max: int | None = None,
-        matmul: str = "gaussian",
         generator: torch.Generator | None = None,
+        **projection: Any,
     ) -> None:
         super().__init__()
         self.nf, self.nx = nf, nx
         self.weight = torch.nn.Parameter(torch.empty(nx, nf, device=device, dtype=dtype))
         self.bias = torch.nn.Parameter(torch.zeros(nf, device=device, dtype=dtype))
         torch.nn.init.normal_(self.weight, std=0.02)
-        self.projection = Projection(proj_dim_ratio, proj_dim, proj_dim_min, proj_dim_max, matmul)
+        self.projection = Projection(**projection)
         check(self.projection)
         self.generator = generator
 

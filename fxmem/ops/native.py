@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import library
 
 log = logging.getLogger("fxmem")
 
@@ -81,11 +82,11 @@ def native_version() -> str:
     return digest.hexdigest()[:16] if NATIVE else "reference"
 
 
-_library = torch.library.Library("fxmem", "FRAGMENT" if _cpu else "DEF")
+_library = library.Library("fxmem", "FRAGMENT" if _cpu else "DEF")
 
 
 class Derivative(NamedTuple):
-    """How an operator is differentiated, as torch.library.register_autograd wants it."""
+    """How an operator is differentiated, as torch's register_autograd wants it."""
 
     backward: Callable
     setup_context: Callable | None = None
@@ -150,9 +151,9 @@ def composite(name: str, schema: str, function: Callable) -> torch._ops.OpOverlo
 
 
 def _completed(name: str, fake: Callable, derivative: Derivative) -> torch._ops.OpOverload:
-    torch.library.register_fake(f"fxmem::{name}", fake, lib=_library)
+    library.register_fake(f"fxmem::{name}", fake, lib=_library)
     backward, setup = derivative
-    torch.library.register_autograd(f"fxmem::{name}", backward, setup_context=setup, lib=_library)
+    library.register_autograd(f"fxmem::{name}", backward, setup_context=setup, lib=_library)
     return getattr(torch.ops.fxmem, name).default
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fxmem import ops
-from fxmem.ops import integer
+from fxmem.ops.integer import storage
 
 Scale = torch.Tensor | None
 
@@ -42,7 +42,7 @@ GRIDS: dict[str, Callable[[torch.Tensor, Scale, int], torch.Tensor]] = {
 class Packed:
     """A tensor on a quantizer's grid, stored in `bits` an element and its scales.
 
-    `codes` is as `fxmem.ops.integer.store` made it; `scale` broadcasts over `size`.
+    `codes` is as `fxmem.ops.integer.storage.store` made it; `scale` broadcasts over `size`.
     """
 
     codes: torch.Tensor
@@ -65,11 +65,11 @@ class Packed:
                 f"{bits} bits hold codes from {low} to {high}; got {codes.min()} to {codes.max()}"
             )
         layout = tuple(codes.shape), tuple(ops.memory_stride(codes))
-        return cls(integer.store(codes, bits, signed), scale, grid, bits, signed, *layout, dtype)
+        return cls(storage.store(codes, bits, signed), scale, grid, bits, signed, *layout, dtype)
 
     def integers(self) -> torch.Tensor:
         """The codes as integers, of the tensor's shape."""
-        return integer.load(self.codes, self.bits, self.signed, self.size, self.stride)
+        return storage.load(self.codes, self.bits, self.signed, self.size, self.stride)
 
     def values(self) -> torch.Tensor:
         """The tensor in its own dtype: exactly what the quantizer's value is."""

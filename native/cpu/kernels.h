@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <string>
 
+#include "../xnor_output.h"
+
 namespace fxmem {
 
 enum Element { kFloat32, kBFloat16, kFloat16, kFloat64 };
@@ -101,13 +103,9 @@ constexpr int64_t kSketchColumns = 768;  // of a block, worked on at a time
 
 constexpr int kTile = 1024;  // elements of an activation that are worked on at a time
 
-struct XnorTask {
+struct XnorTask : XnorOutput {
   const uint8_t* a;        // rows of `words` 8-byte words
   const uint64_t* panels;  // b's rows, kXnorColumns of them word by word; the last filled with 0
-  int32_t* sums;           // null with `values`
-  float* values;           // the sums times a scale a row of a and one a row of b
-  const float *left, *right;
-  int64_t left_step, right_step;  // from a scale to the next: 0 where there is one for all
   int64_t columns, words, n;
 };
 

@@ -22,7 +22,8 @@ std::vector<uint64_t> panels(const uint8_t* b, int64_t rows, int64_t words) {
   return out;
 }
 
-void run(const Tensor& a, const Tensor& b, int64_t n, XnorTask task) {
+void run(const Tensor& a, const Tensor& b, int64_t n, const XnorOutput& out) {
+  XnorTask task{out};
   const Tensor left = torch::stable::contiguous(a), right = torch::stable::contiguous(b);
   task.words = a.size(1) / 8;
   const std::vector<uint64_t> columns =
@@ -36,33 +37,9 @@ void run(const Tensor& a, const Tensor& b, int64_t n, XnorTask task) {
       0, a.size(0), grain, [&](int64_t first, int64_t last) { kernels().xnor(task, first, last); });
 }
 
-Tensor xnor_mm(const Tensor& a, const Tensor& b, int64_t n) {
-  check_xnor("xnor_mm", a, b, n);
-  Tensor out = torch::stable::new_empty(a, Shape{a.size(0), b.size(0)}, ScalarType::Int);
-  XnorTask task{};
-  task.sums = static_cast<int32_t*>(out.mutable_data_ptr());
-  run(a, b, n, task);
-  return out;
-}
-
-Tensor scaled_xnor_mm(const Tensor& a, const Tensor& b, int64_t n, const Tensor& left,
-                      const Tensor& right) {
-  check_scaled_xnor(a, b, n, left, right);
-  Tensor out = torch::stable::new_empty(a, Shape{a.size(0), b.size(0)}, ScalarType::Float);
-  const Tensor scales = torch::stable::contiguous(left), others = torch::stable::contiguous(right);
-  XnorTask task{};
-  task.values = static_cast<float*>(out.mutable_data_ptr());
-  task.left = static_cast<const float*>(scales.const_data_ptr());
-  task.right = static_cast<const float*>(others.const_data_ptr());
-  task.left_step = left.numel() > 1;
-  task.right_step = right.numel() > 1;
-  run(a, b, n, task);
-  return out;
-}
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fxmem, CPU, m) {
-  m.impl("xnor_mm", TORCH_BOX(&xnor_mm));
-  m.impl("scaled_xnor_mm", TORCH_BOX(&scaled_xnor_mm));
+  m.impl("xnor_mm", TORCH_BOX(&xnor_mm<run>));
+  m.impl("scaled_xnor_mm", TORCH_BOX(&scaled_xnor_mm<run>));
 }

@@ -31,7 +31,8 @@ Tensor aligned(const Tensor& x) {
   return place % sizeof(uint64_t) == 0 ? rows : torch::stable::clone(rows);
 }
 
-void run(const Tensor& a, const Tensor& b, int64_t n, XnorProduct task) {
+void run(const Tensor& a, const Tensor& b, int64_t n, const XnorOutput& out) {
+  XnorProduct task{out};
   const Tensor left = aligned(a), right = aligned(b);
   task.a = static_cast<const uint64_t*>(left.const_data_ptr());
   task.b = static_cast<const uint64_t*>(right.const_data_ptr());
@@ -42,33 +43,9 @@ void run(const Tensor& a, const Tensor& b, int64_t n, XnorProduct task) {
   launch(a, xnor_tiles(task) * kThreads, &xnor_kernel, task);
 }
 
-Tensor xnor_mm(const Tensor& a, const Tensor& b, int64_t n) {
-  check_xnor("xnor_mm", a, b, n);
-  Tensor out = torch::stable::new_empty(a, Shape{a.size(0), b.size(0)}, ScalarType::Int);
-  XnorProduct task{};
-  task.sums = static_cast<int32_t*>(out.mutable_data_ptr());
-  run(a, b, n, task);
-  return out;
-}
-
-Tensor scaled_xnor_mm(const Tensor& a, const Tensor& b, int64_t n, const Tensor& left,
-                      const Tensor& right) {
-  check_scaled_xnor(a, b, n, left, right);
-  Tensor out = torch::stable::new_empty(a, Shape{a.size(0), b.size(0)}, ScalarType::Float);
-  const Tensor scales = torch::stable::contiguous(left), others = torch::stable::contiguous(right);
-  XnorProduct task{};
-  task.values = static_cast<float*>(out.mutable_data_ptr());
-  task.left = static_cast<const float*>(scales.const_data_ptr());
-  task.right = static_cast<const float*>(others.const_data_ptr());
-  task.left_step = left.numel() > 1;
-  task.right_step = right.numel() > 1;
-  run(a, b, n, task);
-  return out;
-}
-
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(fxmem, CUDA, m) {
-  m.impl("xnor_mm", TORCH_BOX(&xnor_mm));
-  m.impl("scaled_xnor_mm", TORCH_BOX(&scaled_xnor_mm));
+  m.impl("xnor_mm", TORCH_BOX(&xnor_mm<run>));
+  m.impl("scaled_xnor_mm", TORCH_BOX(&scaled_xnor_mm<run>));
 }

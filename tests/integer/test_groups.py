@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import library
 
 import fxmem
 from fxmem import integer
@@ -77,7 +78,7 @@ def test_kept_are_the_claimed_bits():
 def test_opcheck(method):
     call = torch.ops.fxmem.binary_conv2d if method in BINARY else torch.ops.fxmem.integer_conv2d
     args = (*grouped_operands(2), [2, 1], [1, 0], [1, 1], 2, method)
-    torch.library.opcheck(call, args)
+    library.opcheck(call, args)
 
 
 def test_conv1d():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import library
 
 from fxmem import integer
 from fxmem.integer import Absmax
@@ -23,13 +24,13 @@ def test_opcheck_linear(method):
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     more = () if method == "dorefa:8,8,8" else ("test_aot_dispatch_dynamic",)
     args = (*linear_operands(), method)
-    torch.library.opcheck(operator(method, "linear"), args, test_utils=(*tests, *more))
+    library.opcheck(operator(method, "linear"), args, test_utils=(*tests, *more))
 
 
 @pytest.mark.parametrize("method", ["int8", "wageubn8", "xnor", "bwn"])
 def test_opcheck_conv2d(method):
     args = (*conv_operands(), [2, 1], [1, 0], [1, 1], 1, method)
-    torch.library.opcheck(operator(method, "conv2d"), args)
+    library.opcheck(operator(method, "conv2d"), args)
 
 
 @pytest.mark.parametrize("method", ["int8", "wageubn8", "dorefa:2,2,32", "xnor"])

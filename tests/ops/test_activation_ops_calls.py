@@ -6,6 +6,7 @@ import pytest
 import torch
 from activation_samples import coding, functions, layouts
 from samples import LAYOUTS
+from torch import library
 
 from fxmem import ops
 from fxmem.activations import calculus
@@ -172,7 +173,7 @@ def test_opcheck(device):
             else a
             for a in sample.args
         ]
-        torch.library.opcheck(operator, tuple(args), raise_exception=True)
+        library.opcheck(operator, tuple(args), raise_exception=True)
 
 
 def test_fake_kernels_tell_what_the_kernels_return():

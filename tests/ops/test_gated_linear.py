@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from activation_samples import DTYPES
 from activations.exact import CASES
 from samples import LAYOUTS
+from torch import library
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxmem import ops
@@ -90,8 +91,8 @@ def test_laid_out_otherwise(layout, device):
         (y, found), (wanted, exact) = (gradients(f, inputs, grad) for f in (gated, plain))
         assert y.stride() == wanted.stride()
         torch.testing.assert_close((y, found), (wanted, exact))
-        torch.library.opcheck(weight_backward, (grad.double(), view, up.detach(), "silu", []))
-    torch.library.opcheck(operator, (*inputs, "silu", []))
+        library.opcheck(weight_backward, (grad.double(), view, up.detach(), "silu", []))
+    library.opcheck(operator, (*inputs, "silu", []))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0].name}{case[1]}")

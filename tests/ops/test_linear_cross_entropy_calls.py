@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import library
 
 from fxmem import ops
 from fxmem.measure import kept, peak_bytes
@@ -27,7 +28,7 @@ def plain_layer(rows, grad):
 @pytest.mark.parametrize("rows", [0, 1, 9])
 def test_opcheck(rows, grad):
     made, given = plain_layer(rows, grad), terms(rows)
-    check = torch.library.opcheck
+    check = library.opcheck
     fxmem = torch.ops.fxmem
     check(fxmem.linear_cross_entropy_rows.default, (*made, *given, 4))
     check(fxmem.linear_cross_entropy_sum.default, (*made, *given, WANTS, 4))

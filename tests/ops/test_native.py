@@ -67,11 +67,12 @@ def test_opcheck_without_the_library():
     script = """
 import sys; sys.path.insert(0, "tests")
 import torch
+from torch import library
 from samples import layouts
 from fxmem import ops
 for sample in list(layouts())[:8]:
     operator = getattr(torch.ops.fxmem, sample.op).default
-    torch.library.opcheck(operator, sample.args, raise_exception=True)
+    library.opcheck(operator, sample.args, raise_exception=True)
 """
     result = run(script, FXMEM_NATIVE="0")
     assert result.returncode == 0, result.stderr

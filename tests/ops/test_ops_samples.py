@@ -3,6 +3,7 @@
 import pytest
 import torch
 from samples import layouts, sweep
+from torch import library
 
 from fxmem import ops
 from fxmem.ops import reference
@@ -53,7 +54,7 @@ def test_fake_kernels_tell_what_the_kernels_return():
 def test_opcheck(device):
     for sample in layouts(device):
         operator = getattr(torch.ops.fxmem, sample.op).default
-        torch.library.opcheck(operator, sample.args, raise_exception=True)
+        library.opcheck(operator, sample.args, raise_exception=True)
 
 
 def test_round_trip_keeps_layout_and_order():

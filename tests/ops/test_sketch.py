@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import library
 
 from fxmem import ops
 from fxmem.ops.sketches import reference
@@ -177,10 +178,10 @@ def test_opcheck(kind, device):
     for value in (x, x.mT.contiguous().mT, x.bfloat16()):
         args = (value, 7, seed(3, device))
         if kind == "crs_norm":
-            torch.library.opcheck(torch.ops.fxmem.sample.default, args)
+            library.opcheck(torch.ops.fxmem.sample.default, args)
         else:
             args = (value, kind, 7, seed(3, device))
-            torch.library.opcheck(torch.ops.fxmem.sketch.default, args)
+            library.opcheck(torch.ops.fxmem.sketch.default, args)
 
 
 X = torch.zeros(10, 4)

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import library
 
 from fxmem import ops
-from fxmem.ops.channels_last import channels_last
-from fxmem.ops.signs import signs
-from fxmem.ops.windows import _reference, windows
+from fxmem.ops.integer.channels_last import channels_last
+from fxmem.ops.integer.signs import signs
+from fxmem.ops.integer.windows import _reference, windows
 
 from .test_ops_samples import DEVICES
 
@@ -133,6 +134,6 @@ def test_what_does_not_fit():
 
 
 def test_opcheck():
-    torch.library.opcheck(torch.ops.fxmem.signs, (torch.randn(9, 37),))
-    torch.library.opcheck(torch.ops.fxmem.channels_last, (torch.randn(2, 3, 4, 5),))
-    torch.library.opcheck(torch.ops.fxmem.windows, (codes(), -3, *PLACES[2], 2))
+    library.opcheck(torch.ops.fxmem.signs, (torch.randn(9, 37),))
+    library.opcheck(torch.ops.fxmem.channels_last, (torch.randn(2, 3, 4, 5),))
+    library.opcheck(torch.ops.fxmem.windows, (codes(), -3, *PLACES[2], 2))

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import library
 
-from fxmem.ops.xnor import pack_rows, scaled_xnor_mm, unpack_rows, xnor_mm
+from fxmem.ops.integer.xnor import pack_rows, scaled_xnor_mm, unpack_rows, xnor_mm
 
 from .test_ops_samples import DEVICES
 
@@ -68,9 +69,9 @@ def test_signs_that_do_not_fit(a, b, n, sentence):
 
 def test_opcheck():
     rows = pack_rows(signs(5, 70)), pack_rows(signs(3, 70))
-    torch.library.opcheck(torch.ops.fxmem.xnor_mm, (*rows, 70))
+    library.opcheck(torch.ops.fxmem.xnor_mm, (*rows, 70))
     scales = torch.rand(5), torch.rand(3)
-    torch.library.opcheck(torch.ops.fxmem.scaled_xnor_mm, (*rows, 70, *scales))
+    library.opcheck(torch.ops.fxmem.scaled_xnor_mm, (*rows, 70, *scales))
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -1,6 +1,7 @@
 """Which floating residuals are not encoded, each with its sentence."""
 
 import torch
+from torch import library
 from torch.nn import functional as F
 
 from .test_encode import EIGHT, hidden
@@ -94,7 +95,7 @@ def test_bits_read_as_integers():
     assert refusals(bitcast, leaf(8, 64), leaf(64, 64)) == ["its bits are read as int32"]
 
 
-@torch.library.custom_op("fxmem_test::gappy", mutates_args=())
+@library.custom_op("fxmem_test::gappy", mutates_args=())
 def gappy(x: torch.Tensor) -> torch.Tensor:
     return x.new_empty_strided(x.shape, (x.shape[1] + 8, 1)).copy_(x)
 

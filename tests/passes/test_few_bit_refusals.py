@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import library
 from torch.nn import functional as F
 
 from .test_few_bit import FROZEN, THREE, hidden
@@ -121,7 +122,7 @@ def test_not_finite():
     assert found == ["what it does to a gradient is no product with a finite number"]
 
 
-@torch.library.custom_op("fxmem_test::bell", mutates_args=(), tags=(torch.Tag.pointwise,))
+@library.custom_op("fxmem_test::bell", mutates_args=(), tags=(torch.Tag.pointwise,))
 def bell(x: torch.Tensor) -> torch.Tensor:
     if x.dtype != torch.float32:
         raise RuntimeError("bell takes float32")

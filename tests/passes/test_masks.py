@@ -3,6 +3,7 @@
 import pytest
 import torch
 from expecttest import TestCase
+from torch import library
 
 from .tools import gradients, leaf, partitioned
 
@@ -159,7 +160,7 @@ def test_gaps_in_memory(why):
     assert why(gaps, leaf(8, 16), leaf(16, 16)) == ["it has gaps in memory"]
 
 
-@torch.library.custom_op("fxmem_test::spread", mutates_args=())
+@library.custom_op("fxmem_test::spread", mutates_args=())
 def spread(x: torch.Tensor) -> torch.Tensor:
     return x.new_empty_strided(x.shape, (x.shape[1] + 8, 1)).copy_(x)
 

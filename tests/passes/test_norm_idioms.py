@@ -11,7 +11,7 @@ from transformers.models.mistral.modeling_mistral import MistralRMSNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 import fxmem
-from fxmem.passes.forward.norm_idioms import INVARIANT
+from fxmem.passes.forward.norms.idioms import INVARIANT
 
 from .dialects import DIALECTS, aten, symbolic
 from .tools import relative

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fxmem import ops
-from fxmem.ops import integer
+from fxmem.ops.integer import storage
 from fxmem.quantizers import Binary, Packed, XnorWeight, dorefa, magnitude, wageubn
 
 from . import formulas
@@ -52,7 +52,7 @@ def test_what_is_packed_is_the_value(quantizer, dtype):
             x = x[quantizer.value(x).abs() < 1]
         packed = quantizer.pack(x)
         assert torch.equal(packed.values(), quantizer.value(x)), name
-        assert packed.codes.nbytes == integer.integer_bytes(x.numel(), quantizer.bits)
+        assert packed.codes.nbytes == storage.integer_bytes(x.numel(), quantizer.bits)
         assert packed.values().dtype == dtype
         again = Packed.from_dict(packed.to_dict())
         assert torch.equal(again.values(), packed.values())
@@ -159,10 +159,10 @@ def test_integers_of_any_width(bits, signed):
     low = -(2 ** (bits - 1)) if signed else 0
     codes = torch.randint(low, low + 2**bits, (5, 13)).t()
     codes[0, :2] = torch.tensor([low, low + 2**bits - 1])
-    stored = integer.store(codes, bits, signed)
-    assert stored.nbytes == integer.integer_bytes(65, bits)
+    stored = storage.store(codes, bits, signed)
+    assert stored.nbytes == storage.integer_bytes(65, bits)
     layout = codes.shape, ops.memory_stride(codes)
-    assert torch.equal(integer.load(stored, bits, signed, *layout).long(), codes)
+    assert torch.equal(storage.load(stored, bits, signed, *layout).long(), codes)
 
 
 def test_grids_have_as_many_values_as_codes():

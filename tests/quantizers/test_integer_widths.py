@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fxmem.ops import integer
+from fxmem.ops.integer import storage
 from fxmem.quantizers import Binary, Packed, dorefa, wageubn
 
 from . import formulas
@@ -20,7 +20,7 @@ def test_refusals():
     with pytest.raises(TypeError, match=r"takes a floating-point tensor; got torch.int64"):
         Binary()(torch.arange(3))
     with pytest.raises(RuntimeError, match="bits must be 1 to 24; got 25"):
-        integer.store(torch.zeros(1), 25, True)
+        storage.store(torch.zeros(1), 25, True)
     with pytest.raises(ValueError, match="grid must be one of fixed, flagged"):
         Packed.from_dict({**Binary().pack(torch.ones(2)).to_dict(), "grid": "round"})
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fxmem.ops import integer as storage
+from fxmem.ops.integer import storage
 from fxmem.quantizers.wageubn import AllDirect
 
 from .layers import Quantized, check_precision

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fxmem.ops import integer as storage
+from fxmem.ops.integer import storage
 from fxmem.ops.layout import memory_stride
 from fxmem.quantizers import quantize_gradient
 from fxmem.quantizers.wageubn import AllDirect, Direct, Shift

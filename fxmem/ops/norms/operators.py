@@ -1,7 +1,7 @@
 """Normalisations that keep their output for the backward, not their input.
 
 y = x_hat * weight + bias determines x_hat where the weight is not small beside the bias; of the
-other channels x_hat itself is kept (see `norms_channels`). The layer that follows keeps y anyway.
+other channels x_hat itself is kept (see `channels`). The layer that follows keeps y anyway.
 After Rota Bulò et al., In-Place Activated BatchNorm (arXiv 1712.02616), which bounds |weight|.
 """
 
@@ -32,7 +32,15 @@ def layer_norm(
     bias: torch.Tensor | None = None,
     eps: float = 1e-5,
 ) -> torch.Tensor:
-    """torch.nn.functional.layer_norm; see `fxmem.functional.layer_norm`."""
+    """torch.nn.functional.layer_norm, keeping its output.
+
+    Args:
+        input: float32, bfloat16, float16 or float64 [*, *normalized_shape].
+        weight, bias: [*normalized_shape].
+
+    Raises:
+        RuntimeError: for shapes that do not fit, and if gradients are differentiated again.
+    """
     if not is_ours(input, weight, bias):
         return torch.nn.functional.layer_norm(input, normalized_shape, weight, bias, eps)
     return _FromOutput.apply(input, weight, bias, LayerNorm(eps, tuple(normalized_shape)))
@@ -45,7 +53,16 @@ def rms_norm(
     weight: torch.Tensor | None = None,
     eps: float | None = None,
 ) -> torch.Tensor:
-    """torch.nn.functional.rms_norm; see `fxmem.functional.rms_norm`."""
+    """torch.nn.functional.rms_norm, keeping its output.
+
+    Args:
+        input: float32, bfloat16, float16 or float64 [*, *normalized_shape].
+        weight: [*normalized_shape].
+        eps: of the input's dtype if not given.
+
+    Raises:
+        RuntimeError: for shapes that do not fit, and if gradients are differentiated again.
+    """
     shape = tuple(normalized_shape)
     fits = input.shape[-len(shape) :] == shape and fit(shape, weight)
     if not fits or not is_ours(input, weight):
@@ -63,7 +80,15 @@ def group_norm(
     bias: torch.Tensor | None = None,
     eps: float = 1e-5,
 ) -> torch.Tensor:
-    """torch.nn.functional.group_norm; see `fxmem.functional.group_norm`."""
+    """torch.nn.functional.group_norm, keeping its output.
+
+    Args:
+        input: float32, bfloat16, float16 or float64 [N, C, *].
+        weight, bias: [C].
+
+    Raises:
+        RuntimeError: for shapes that do not fit, and if gradients are differentiated again.
+    """
     fits = input.numel() and fit(input.shape[1:2], weight, bias)
     if not fits or not is_ours(input, weight, bias):
         return torch.nn.functional.group_norm(input, num_groups, weight, bias, eps)

@@ -7,7 +7,7 @@ from collections import Counter
 from torch import fx
 
 from fxmem.passes.forward import chunked_loss, integer
-from fxmem.passes.forward.norms import NAME, noted
+from fxmem.passes.forward.norms.rewrite import NAME, noted
 from fxmem.passes.forward.registry import RULES
 from fxmem.passes.forward.rewrite import rewrite
 from fxmem.plan import GUARANTEES, Plan, Refusal, Site

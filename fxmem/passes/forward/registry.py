@@ -2,9 +2,10 @@
 
 from torch import fx
 
-from fxmem.passes.forward import chunked_loss, integer, norms, sketched_linear
+from fxmem.passes.forward import chunked_loss, integer, sketched_linear
 from fxmem.passes.forward.from_output import FromOutput
 from fxmem.passes.forward.gated import Gated
+from fxmem.passes.forward.norms import rewrite as norms
 from fxmem.passes.forward.quantized_gradient import QuantizedGradient
 from fxmem.passes.forward.rewrite import rewrite
 from fxmem.plan import Plan

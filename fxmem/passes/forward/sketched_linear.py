@@ -1,6 +1,6 @@
 """linear(x) -> fxmem's, which keeps a sketch of x: in a graph that is run as it is.
 
-A compiler's joint graph shows more: fxmem.passes.joint.sketch is what backend="fxmem" does.
+A compiler's joint graph shows more: with backend="fxmem" passes.joint.sketches.rewrite does it.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 import torch
 from torch.nn.functional import pad
 
-from . import checks
-from .layout import Ints
-from .native import define, underivable
+from .. import checks
+from ..layout import Ints
+from ..native import define, underivable
 
 LEAST = {"kernel": 1, "stride": 1, "spread": 1, "before": None, "dilation": 1, "outs": 0}
 

@@ -16,7 +16,7 @@ from fxmem.ops.norms.operators import FUNCTIONS
 from fxmem.passes.forward.activations import Activation
 from fxmem.passes.forward.dialect import MODULES, module_of, op
 from fxmem.passes.forward.eager import kept
-from fxmem.passes.forward.norm_idioms import Idiom
+from fxmem.passes.forward.norms.idioms import Idiom
 from fxmem.passes.forward.traced import dtype_of
 
 # Operators that return statistics beside the output, and what torch calls the norm.

@@ -10,8 +10,8 @@ from torch import fx
 from fxmem.compat import hint
 from fxmem.ops.sketches.projection import variance_note
 from fxmem.passes.graph import copied
-from fxmem.passes.joint.sketch import Site, rewrite
-from fxmem.passes.joint.sketch_sites import find_sites, left_out, lost, paying
+from fxmem.passes.joint.sketches.rewrite import Site, rewrite
+from fxmem.passes.joint.sketches.sites import find_sites, left_out, lost, paying
 from fxmem.passes.pair.graphs import Pair
 from fxmem.plan import Plan
 from fxmem.policy import Policy

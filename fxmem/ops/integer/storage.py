@@ -6,9 +6,9 @@ bit streams one behind the other: the lowest eight bits of all elements, then th
 
 import torch
 
-from . import checks
-from .layout import Ints, count
-from .masks import pack, packed_bytes, unpack
+from .. import checks
+from ..layout import Ints, count
+from ..masks import pack, packed_bytes, unpack
 
 WIDEST = 24  # what a float32 counts without gaps
 

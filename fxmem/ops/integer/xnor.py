@@ -5,10 +5,10 @@ Courbariaux et al. 2016, arXiv 1602.02830; Rastegari et al. 2016, arXiv 1603.052
 
 import torch
 
-from . import checks
-from .layout import contiguous_stride
-from .masks import pack, unpack
-from .native import define, underivable
+from .. import checks
+from ..layout import contiguous_stride
+from ..masks import pack, unpack
+from ..native import define, underivable
 
 WORD = 64  # bits; rows are whole words, filled with zeros, which agree and so count nothing
 

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from torch import fx
 
 from fxmem.compat import hint
-from fxmem.passes.forward import norm_idioms
 from fxmem.passes.forward.activations import Activation, find
 from fxmem.passes.forward.constants import constants
 from fxmem.passes.forward.dialect import op
@@ -24,8 +23,9 @@ from fxmem.passes.forward.eager import plainly
 from fxmem.passes.forward.effects import overwrites, readers, spans
 from fxmem.passes.forward.emit import erase, replace
 from fxmem.passes.forward.nested import called
-from fxmem.passes.forward.norm_nodes import KINDS, Norm, call_of, is_changed, of_idiom, of_node
-from fxmem.passes.forward.norm_refusals import Uses, priced, why_not
+from fxmem.passes.forward.norms.idioms import find as find_idioms
+from fxmem.passes.forward.norms.nodes import KINDS, Norm, call_of, is_changed, of_idiom, of_node
+from fxmem.passes.forward.norms.refusals import Uses, priced, why_not
 from fxmem.passes.forward.traced import shape_of
 from fxmem.passes.forward.uses import differentiable
 from fxmem.passes.graph import module_path
@@ -62,7 +62,7 @@ def _found(graph: fx.Graph) -> tuple[list[Norm], Uses, list[str]]:
     """Return the norms of a graph in order, what is around them, and what only looks like one."""
     wanted = differentiable(graph)
     nodes = [n for n in graph.nodes if n in wanted and (op(n) in KINDS or is_changed(n))]
-    idioms, notes = norm_idioms.find(graph)
+    idioms, notes = find_idioms(graph)
     norms = [of_node(node) for node in nodes]
     norms += [of_idiom(idiom, wanted) for idiom in idioms if idiom.cone.exit in wanted]
     activations = {a.cone.source: a for a in find(graph)[0]} if norms else {}

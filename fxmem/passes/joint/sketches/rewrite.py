@@ -17,7 +17,7 @@ from torch.utils.checkpoint import CheckpointPolicy
 
 from fxmem.compat import saved_descriptors
 from fxmem.passes.graph import SKETCH_OF, aten, describe, emit, nbytes, owner, tensor
-from fxmem.passes.joint.weight_products import CASTS, Product
+from fxmem.passes.joint.sketches.products import CASTS, Product
 from fxmem.passes.pair.graphs import size_arguments
 
 CLAIMED = "fxmem_claimed"  # in the meta of what the forward makes for the backward alone

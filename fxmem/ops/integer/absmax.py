@@ -2,8 +2,8 @@
 
 import torch
 
-from . import checks, reference
-from .native import define, underivable
+from .. import checks, reference
+from ..native import define, underivable
 
 
 def _check(x, factor, by_column: bool, levels: int, seed) -> None:

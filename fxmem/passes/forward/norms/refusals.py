@@ -13,8 +13,8 @@ from fxmem.passes.forward.cones import Cone
 from fxmem.passes.forward.dialect import is_pointwise, is_view, op
 from fxmem.passes.forward.eager import kept, plainly
 from fxmem.passes.forward.effects import overwrites, readers
-from fxmem.passes.forward.norm_idioms import Idiom
-from fxmem.passes.forward.norm_nodes import WITH_STATISTICS, Norm, is_changed, is_one_result
+from fxmem.passes.forward.norms.idioms import Idiom
+from fxmem.passes.forward.norms.nodes import WITH_STATISTICS, Norm, is_changed, is_one_result
 from fxmem.passes.forward.traced import dtype_of
 from fxmem.passes.forward.uses import ATTENTION, keeper
 

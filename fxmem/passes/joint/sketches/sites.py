@@ -13,8 +13,8 @@ from torch import fx
 from fxmem import ops
 from fxmem.compat import hint
 from fxmem.passes.graph import ancestors, from_tangents, module_path, nbytes, owner
-from fxmem.passes.joint.sketch import Site
-from fxmem.passes.joint.weight_products import MATRIX, Product, Unfit, find_products
+from fxmem.passes.joint.sketches.products import MATRIX, Product, Unfit, find_products
+from fxmem.passes.joint.sketches.rewrite import Site
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.policy import Policy
 

@@ -2,9 +2,9 @@
 
 import torch
 
-from . import checks
-from .masks import pack
-from .native import define, underivable
+from .. import checks
+from ..masks import pack
+from ..native import define, underivable
 
 
 def _check(x: torch.Tensor) -> None:

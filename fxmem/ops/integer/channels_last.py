@@ -2,8 +2,8 @@
 
 import torch
 
-from . import checks
-from .native import define, underivable
+from .. import checks
+from ..native import define, underivable
 
 
 def _check(x: torch.Tensor) -> None:

@@ -1,0 +1,1 @@
+"""What integer layers compute and store: bits, signs, scales, windows and products."""

@@ -1,0 +1,1 @@
+"""Norms that keep their output, in a forward graph."""

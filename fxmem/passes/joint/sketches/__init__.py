@@ -1,0 +1,1 @@
+"""Weight gradients from sketches, in the joint graph."""

@@ -1,0 +1,54 @@
+"""What one cut keeps and another does not, and how the other comes by it."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from fxmem.passes.graph import from_tangents, memory, module_path, op_name
+from fxmem.passes.pair.graphs import Pair, Storage
+from fxmem.plan import GUARANTEES, Plan, Site
+
+RECOMPUTED = "recomputed in the backward"
+DRAWN = "drawn again from its seed"
+UNNEEDED = "the backward does without it"
+Kind = tuple[str, str]
+
+
+def spared(default: Pair, pair: Pair, plan: Plan) -> tuple[Site, ...]:
+    """Return what `default` keeps and `pair`, which `plan` is of, does not.
+
+    Both come from one joint graph, whose names they have but where a chain is recomputed.
+    """
+    nodes = {node.name: node for node in default.forward.graph.nodes}
+    names = [entry.residual.name for entry in plan.entries]
+    kept = {memory(default.forward, nodes[name]) for name in names if name in nodes}
+    free = [s for s in default.storages() if memory(default.forward, s.owner) not in kept]
+    computed = _computed(pair.backward.graph)
+    # Of what a value is recomputed from, all is as good as the worst of what is kept.
+    worst = max((e.guarantee for e in plan.entries), key=GUARANTEES.index, default="exact")
+    hows = [_how(storage, computed) for storage in free]
+    given = [worst if how == RECOMPUTED else "exact" for how in hows]
+    return tuple(
+        Site(storage.record, "remat", how, 0, guarantee)
+        for storage, how, guarantee in zip(free, hows, given, strict=True)
+    )
+
+
+def _computed(backward: fx.Graph) -> dict[Kind, fx.Node]:
+    """Return what the backward computes of the forward, one node of each kind a module."""
+    tainted = from_tangents(backward)
+    calls = (n for n in backward.nodes if n.op == "call_function" and n not in tainted)
+    return {(op_name(node), module_path(node)): node for node in calls}
+
+
+def _how(storage: Storage, computed: dict[Kind, fx.Node]) -> str:
+    kinds = [(op_name(node), module_path(node)) for node in (storage.owner, *storage.views)]
+    found = [computed[kind] for kind in kinds if kind in computed]
+    if not found:
+        return UNNEEDED
+    made_of = [node for view in found for node in (view, *view.all_input_nodes)]
+    return DRAWN if any(map(_is_random, made_of)) else RECOMPUTED
+
+
+def _is_random(node: fx.Node) -> bool:
+    return op_name(node).startswith("prims.inductor_rand")
