@@ -51,7 +51,9 @@ def events(body: Callable[[], Any]) -> list[Any]:
 
     A mark set by ``record_function`` stands in the list where it began.
     """
-    profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+    # torch 2.11 warns of what a second cycle would clear, unless that is to be kept.
+    options = {"profile_memory": True, "acc_events": True}
+    profiler = profile(activities=[ProfilerActivity.CPU], **options)
     with _quiet():
         profiler.start()
     try:

@@ -20,9 +20,9 @@ Parts = tuple[Operand, Operand, Operand]  # start, end and weight
 
 def interpolations(node: fx.Node) -> Iterator[Step]:
     """Yield the step that a sum, or an addcmul, is if it moves its state towards a side."""
-    if node.target is aten.addcmul.default:
-        yield from _lerp(node)
-    elif parts := _sum(node):
+    if found := _nearer(node):
+        yield from _lerp(node, *found)
+    elif node.target is not aten.addcmul.default and (parts := _sum(node)):
         yield from _steps(node, *parts)
 
 
@@ -47,10 +47,19 @@ def _sum(node: fx.Node) -> Parts | None:
     return start, end, weight if towards else -weight
 
 
-def _lerp(node: fx.Node) -> Iterator[Step]:
-    near, weight, difference = node.args
-    if not _is(near, aten.where.self) or node.kwargs:
-        return
+def _nearer(node: fx.Node) -> tuple[fx.Node, Any, Any] | None:
+    """The nearer end, and what is multiplied and added to it: in torch 2.11 by two operators."""
+    if node.kwargs:
+        return None
+    if node.target is aten.addcmul.default:
+        near, *product = node.args
+    else:
+        near, moved = node.args if _is(node.args[0], aten.where.self) else reversed(node.args)
+        product = moved.args if _is(moved, aten.mul.Tensor) else ()
+    return (near, *product) if _is(near, aten.where.self) and product else None
+
+
+def _lerp(node: fx.Node, near: fx.Node, weight: Any, difference: Any) -> Iterator[Step]:
     far, end, start = near.args
     if _ends(difference, start) == (end, start):
         yield from _steps(node, start, end, weight, far)
