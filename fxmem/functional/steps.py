@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from fxmem import ops
+from fxmem.ops.eager import returned
 from fxmem.ops.second import once
 
 from .activate import known, numbers
@@ -125,7 +126,7 @@ class _Stepwise(torch.autograd.Function):
         output = _piecewise(t, codes, plan) if function is None else function(input)
         if output.shape != input.shape:
             raise ValueError(f"function makes {list(output.shape)} of {list(input.shape)}")
-        return output.to(input.dtype)
+        return returned(output, input.dtype)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:

@@ -37,6 +37,16 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or proxied or is_transformed()
 
 
+def returned(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """x in this dtype, as what an autograd function returns.
+
+    Compiled by torch 2.11 such a function has no gradient at all if it ends in an operator in
+    place, or in a `to` that has nothing to do.
+    """
+    x = x.to(dtype)
+    return x.view_as(x) if torch.compiler.is_compiling() else x
+
+
 def is_transformed() -> bool:
     """Whether torch.func transforms a call; never while a compiler traces, which sees to that."""
     compiling = torch.compiler.is_compiling()

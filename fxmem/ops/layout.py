@@ -15,6 +15,11 @@ def known_int(value: int) -> int | None:
     return value.node.maybe_as_int() if isinstance(value, torch.SymInt) else value
 
 
+def at_least_one(value: int) -> int:
+    """The value, or 1 where it is less. Dynamo of torch 2.11 traces no sym_max of two ints."""
+    return torch.sym_max(value, 1) if isinstance(value, torch.SymInt) else max(value, 1)
+
+
 def _hint(value: int) -> int:
     return value if isinstance(value, int) else value.node.hint or 0
 
@@ -36,7 +41,7 @@ def memory_order(size: Ints, stride: Ints) -> list[int] | None:
             continue
         if 0 not in (known_int(stride[d] - step) for step in (expected, least)):
             return None
-        expected, least = expected * size[d], least * torch.sym_max(size[d], 1)
+        expected, least = expected * size[d], least * at_least_one(size[d])
     return order
 
 

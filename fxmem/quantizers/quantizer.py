@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from fxmem import ops
+from fxmem.ops.eager import returned
 
 from .packed import GRIDS, Packed, Scale
 from .rounding import widened
@@ -74,7 +75,7 @@ class _Quantize(torch.autograd.Function):
             mask = quantizer.passes(x)
             ctx.layout = tuple(mask.shape), ops.memory_stride(mask)
             ctx.save_for_backward(ops.pack(mask))
-        return quantizer.value(x, generator)
+        return returned(quantizer.value(x, generator), x.dtype)
 
     @staticmethod
     def backward(ctx, grad):

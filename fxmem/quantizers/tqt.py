@@ -10,6 +10,8 @@ import math
 
 import torch
 
+from fxmem.ops.eager import returned
+
 from .packed import GRIDS, Packed
 from .quantizer import check_bits
 from .rounding import largest, power_of_two, widened
@@ -62,7 +64,7 @@ class _Tqt(torch.autograd.Function):
         ctx.bits, ctx.signed = bits, signed
         ctx.save_for_backward(x, log2_t)
         codes, step = _encode(widened(x), log2_t, bits, signed)
-        return GRIDS["fixed"](codes, step, bits).to(x.dtype)
+        return returned(GRIDS["fixed"](codes, step, bits), x.dtype)
 
     @staticmethod
     def backward(ctx, grad):

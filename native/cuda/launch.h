@@ -22,7 +22,7 @@ void launch(const Tensor& on, int64_t threads, void (*kernel)(Parameters...),
   const int device = on.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   constexpr int64_t kMostBlocks = 1 << 20;
   const int64_t blocks = std::min((threads + kThreads - 1) / kThreads, kMostBlocks);
   kernel<<<static_cast<unsigned>(blocks), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(

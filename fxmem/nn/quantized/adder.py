@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fxmem.ops.eager import returned
 from fxmem.ops.integer import storage
 from fxmem.quantizers.wageubn import AllDirect
 
@@ -66,7 +67,7 @@ class _Adder(torch.autograd.Function):
         ctx.save_for_backward(*stored)
         columns, rows, out = _operands(*stored, ctx)
         y = torch.stack([-(columns - row.view(-1, 1)).abs().sum(1) for row in rows], 1)
-        return y.view(x.size(0), weight.size(0), *out).to(x.dtype)
+        return returned(y.view(x.size(0), weight.size(0), *out), x.dtype)
 
     @staticmethod
     def backward(ctx, grad):

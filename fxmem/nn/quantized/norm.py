@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from fxmem.ops.eager import returned
 from fxmem.ops.integer import storage
 from fxmem.ops.layout import memory_stride
 from fxmem.quantizers import quantize_gradient
@@ -81,7 +82,7 @@ class _Normalize(torch.autograd.Function):
         ctx.save_for_backward(storage.store(codes, NORMALIZED.bits, True), scale, deviation, weight)
         y = codes.mul_(scale)
         y = y if weight is None else y.mul_(_channels(weight)).add_(_channels(bias))
-        return y.to(x.dtype)
+        return returned(y, x.dtype)
 
     @staticmethod
     def backward(ctx, grad):

@@ -17,6 +17,7 @@ never has more variance than drawing them independently.
 
 import torch
 
+from ..layout import at_least_one
 from ..native import compose, define, underivable
 from . import checks, reference
 
@@ -89,5 +90,4 @@ def follow(y: torch.Tensor, kind: str, rows: int, key: torch.Tensor) -> torch.Te
 def rows_of(n: int, ratio: float) -> int:
     """How many rows a sketch of n has at this ratio, at least one; n may be symbolic."""
     # Dynamo makes a symbol of a float that differs between modules; its text is none.
-    rows = n * round(float.fromhex(float(ratio).hex()) * PARTS) // PARTS
-    return torch.sym_max(rows, 1) if isinstance(rows, torch.SymInt) else max(rows, 1)
+    return at_least_one(n * round(float.fromhex(float(ratio).hex()) * PARTS) // PARTS)
