@@ -6,7 +6,7 @@ Plain records: nothing here knows a graph. A residual is a tensor kept from forw
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,11 @@ from fxmem import tables
 
 GUARANTEES = ("exact", "unbiased", "bounded")
 MiB = 2**20
+
+
+def weakest(guarantees: Iterable[str]) -> str:
+    """Return what may be said of all together; "exact" of none."""
+    return max(guarantees, key=GUARANTEES.index, default="exact")
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,7 @@ class Report:
         """The weakest guarantee of all residuals, and of what was rewritten."""
         given = (e.guarantee for e in self.entries)
         rewritten = (plan.rewritten for plan in self.plans)
-        return max((*given, *rewritten), key=GUARANTEES.index, default="exact")
+        return weakest((*given, *rewritten))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: totals and one dict a residual."""

@@ -81,6 +81,21 @@ def test_states_behind_a_scale_without_bound_are_kept(name):
     assert_gradients_match(f, *given, policy=ASKED)
 
 
+def test_away_from_the_nearer_end():
+    """All of a lerp with weights but its sign, and so none."""
+
+    def f(v, x, mask, *ws):
+        v, x = v.sin(), x.cos()
+        for w in ws:
+            h = branch(x, w)
+            v = torch.where(mask > 0, h, v) - (mask.sigmoid() + 0.5) * (h - v)
+            x = x + v
+        return v * x
+
+    given = *inputs(8, 16), torch.randn(8, 16), *weights(6)
+    assert_gradients_match(f, *given, policy=ASKED)
+
+
 VELOCITIES = {
     "sum": lambda v, h: 0.9 * v + 0.1 * h,
     "difference": lambda v, h: v + 0.1 * (h - v),

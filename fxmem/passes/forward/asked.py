@@ -10,7 +10,7 @@ from fxmem.passes.forward import chunked_loss, integer
 from fxmem.passes.forward.norms.rewrite import NAME, noted
 from fxmem.passes.forward.registry import RULES
 from fxmem.passes.forward.rewrite import rewrite
-from fxmem.plan import GUARANTEES, Plan, Refusal, Site
+from fxmem.plan import Plan, Refusal, Site, weakest
 from fxmem.policy import Policy
 
 
@@ -34,8 +34,7 @@ def rewrite_asked(gm: fx.GraphModule, policy: Policy) -> Plan:
         for e in entries
     )
     notes += tuple(f"{count} x {sentence}" for sentence, count in counts.items())
-    weakest = max((e.guarantee for e in entries), key=GUARANTEES.index, default="exact")
-    return Plan(notes=notes, rewritten=weakest)
+    return Plan(notes=notes, rewritten=weakest(e.guarantee for e in entries))
 
 
 def _losses(gm: fx.GraphModule, policy: Policy) -> list[Site | Refusal]:

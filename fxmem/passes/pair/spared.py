@@ -6,7 +6,7 @@ from torch import fx
 
 from fxmem.passes.graph import from_tangents, memory, module_path, op_name
 from fxmem.passes.pair.graphs import Pair, Storage
-from fxmem.plan import GUARANTEES, Plan, Site
+from fxmem.plan import Plan, Site, weakest
 
 RECOMPUTED = "recomputed in the backward"
 DRAWN = "drawn again from its seed"
@@ -25,7 +25,7 @@ def spared(default: Pair, pair: Pair, plan: Plan) -> tuple[Site, ...]:
     free = [s for s in default.storages() if memory(default.forward, s.owner) not in kept]
     computed = _computed(pair.backward.graph)
     # Of what a value is recomputed from, all is as good as the worst of what is kept.
-    worst = max((e.guarantee for e in plan.entries), key=GUARANTEES.index, default="exact")
+    worst = weakest(e.guarantee for e in plan.entries)
     hows = [_how(storage, computed) for storage in free]
     given = [worst if how == RECOMPUTED else "exact" for how in hows]
     return tuple(

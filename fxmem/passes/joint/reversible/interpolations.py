@@ -53,9 +53,11 @@ def _nearer(node: fx.Node) -> tuple[fx.Node, Any, Any] | None:
         return None
     if node.target is aten.addcmul.default:
         near, *product = node.args
-    else:
+    elif node.target is aten.add.Tensor:
         near, moved = node.args if _is(node.args[0], aten.where.self) else reversed(node.args)
         product = moved.args if _is(moved, aten.mul.Tensor) else ()
+    else:
+        return None
     return (near, *product) if _is(near, aten.where.self) and product else None
 
 
