@@ -8,7 +8,11 @@
 
 #ifdef __CUDACC__
 #define FXMEM_INLINE static __host__ __device__ __forceinline__
+#define FXMEM_MEMBER __host__ __device__
+#define FXMEM_UNROLL _Pragma("unroll")
 #else
+#define FXMEM_MEMBER inline __attribute__((always_inline))
+#define FXMEM_UNROLL _Pragma("GCC unroll 8")
 // static: the CPU kernels are compiled once per instruction set, and the linker must never share
 // their copies.
 #define FXMEM_INLINE static inline __attribute__((always_inline))

@@ -4,8 +4,8 @@
 
 #include <string>
 
+#include "../activation_quick.h"
 #include "../generated/activations.h"
-#include "activation_quick.h"
 
 namespace fxmem {
 
@@ -36,16 +36,6 @@ Curve<float> float16_curve(const std::string& function);  // for bfloat16, too
 
 namespace {
 
-template <typename F, typename R>
-struct Parameters {
-  R at[F::kParameters + 1];
-  explicit Parameters(const double* from)
-      : Parameters(from, std::make_index_sequence<F::kParameters>{}) {}
-  template <size_t... k>
-  Parameters(const double* from, std::index_sequence<k...>)
-      : at{static_cast<R>(from[k])..., static_cast<R>(0)} {}
-};
-
 // Whether all of x lies within `reach`; NaN does not.
 template <typename S>
 bool within(S reach, const S* x, int n) {
@@ -58,8 +48,8 @@ bool within(S reach, const S* x, int n) {
 template <typename F, typename R, typename S, typename Loop>
 void quickly(const S* x, int n, const double* parameters, const Loop& loop) {
   if constexpr (F::kQuick && sizeof(R) <= sizeof(double)) {
-    const S reach = F::reach(Parameters<F, S>(parameters).at);
-    if (reach > S(1e-30) && reach < S(1e30) && within(reach, x, n)) return loop(Quick<R>(0));
+    const S reach = quick_reach<F>(Parameters<F, S>(parameters).at);
+    if (within(reach, x, n)) return loop(Quick<R>(0));
   }
   loop(R{});
 }

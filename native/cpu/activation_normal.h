@@ -18,28 +18,6 @@ FXMEM_INLINE float normal_tail(float a) {
   return a > 14.5F ? 0.0F : q;
 }
 
-template <typename R>
-constexpr R kNear = static_cast<R>(5.25);
-
-// As normal_tail, up to kNear; within 3e-7 of it, which is relatively 2^-16.
-FXMEM_INLINE float near_normal_tail(float a) {
-  float q = polynomial(a, 0.917004053408, -0.091458380932, -0.0319221819382, -0.000687661349536,
-                       0.00152649975646, 1.61121425278e-5, -5.11551204736e-5, 4.68132845017e-6,
-                       2.15886184929e-7, -5.05980051378e-8, 2.05465310988e-9);
-  for (int i = 0; i < 3; ++i) q *= q;
-  return q;
-}
-
-FXMEM_INLINE double near_normal_tail(double a) {
-  double q = polynomial(a, 0.9170040428772599, -0.0914578974277359, -0.0319259117380236,
-                        -0.0006762578264882135, 0.0015083090864789425, 3.337460036471846e-5,
-                        -6.161245854674129e-5, 8.876108676842305e-6, -9.122227428974859e-7,
-                        1.5063673561838338e-7, -2.079091573622675e-8, 1.4943542388341218e-9,
-                        -4.286964789582739e-11);
-  for (int i = 0; i < 3; ++i) q *= q;
-  return q;
-}
-
 FXMEM_INLINE double normal_tail(double a) {
   const double v = multiply_add(at_most(a, 14.5), 1 / 4.625, -9.875 / 4.625);
   double far = polynomial(v, 0.44390846384600022, -0.31996840321878384, 0.041850434283539181,

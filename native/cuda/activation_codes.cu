@@ -83,41 +83,39 @@ struct Codes {
 };
 
 template <typename F, typename R>
-__device__ uint64_t code_unit(const Unit<R>& x, const Codes& codes, const R* p, const R* table,
-                              const R* inner, int64_t first) {
+__device__ uint64_t code_unit(const Unit<R>& x, const Codes& codes, const Function<F, R>& f,
+                              const R* table, const R* inner, int64_t first) {
   uint64_t word = 0;
   if (codes.coding == Coding::kBorders) {
     word = rank_unit(x, table, codes.bits, codes.even);
   } else if (codes.coding == Coding::kDrawn) {
     const Key key = make_key(static_cast<uint64_t>(*codes.seed), first);
+    const Unit<R> slope = slopes(x, f);
 #pragma unroll
     for (int v = 0; v < kUnit; ++v) {
       const float chance = uniform(key, static_cast<uint32_t>(first) + v);
-      const int code = draw(F::slope(x.at[v], p), table, inner, codes.bits, chance);
+      const int code = draw(slope.at[v], table, inner, codes.bits, chance);
       word |= static_cast<uint64_t>(code) << (codes.bits * v);
     }
   } else if constexpr (F::kStepwise) {
 #pragma unroll
     for (int v = 0; v < kUnit; ++v)
-      word |= static_cast<uint64_t>(F::code(x.at[v], p)) << (codes.bits * v);
+      word |= static_cast<uint64_t>(F::code(x.at[v], f.p.at)) << (codes.bits * v);
   }
   return word;
 }
 
 template <typename F, typename R>
 __global__ void few_bit_kernel(const void* x, void* y, Codes codes, int64_t n, Stored dtype,
-                               Parameters<F, R> p, Table<R> table) {
+                               Function<F, R> f, Table<R> table) {
   __shared__ R shared[256], inner[256];
   for (int i = threadIdx.x; i < 256; i += kThreads)
     inner[i] = i + 2 < table.count ? table.at[i + 1] : static_cast<R>(INFINITY);
   share(table, shared);
   for_units(n, [&](Span span) {
     const Unit<R> in = load_unit<R>(x, dtype, span);
-    const uint64_t word = code_unit<F>(in, codes, p.at, shared, inner, span.first);
-    Unit<R> out;
-#pragma unroll
-    for (int v = 0; v < kUnit; ++v) out.at[v] = F::value(in.at[v], p.at);
-    store_unit(out, y, dtype, span);
+    const uint64_t word = code_unit(in, codes, f, shared, inner, span.first);
+    store_unit(values(in, f), y, dtype, span);
     store_codes(word, codes.to, codes.bits, span);
   });
 }
@@ -180,7 +178,8 @@ std::tuple<Tensor, Tensor> few_bit(const Tensor& x, StringHandle function, Numbe
     using R = decltype(real);
     launch(x, table_threads(x), &few_bit_kernel<F, R>, to.x.const_data_ptr(),
            to.y.mutable_data_ptr(), codes, x.numel(), stored(x.scalar_type()),
-           Parameters<F, R>(parameters), seed ? level_table<R>(levels) : border_table<R>(borders));
+           Function<F, R>(parameters, x.scalar_type()),
+           seed ? level_table<R>(levels) : border_table<R>(borders));
   });
   return {to.y, to.codes};
 }

@@ -7,12 +7,13 @@ using namespace fxmem;
 
 template <typename F, typename R>
 __global__ void gated_kernel(const void* gate, const void* up, void* out, int64_t n, Stored dtype,
-                             Parameters<F, R> p) {
+                             Function<F, R> f) {
   for_units(n, [&](Span span) {
     const Unit<R> x = load_unit<R>(gate, dtype, span);
+    const Unit<R> value = values(x, f);
     Unit<R> result = load_unit<R>(up, dtype, span);
 #pragma unroll
-    for (int v = 0; v < kUnit; ++v) result.at[v] *= F::value(x.at[v], p.at);
+    for (int v = 0; v < kUnit; ++v) result.at[v] *= value.at[v];
     store_unit(result, out, dtype, span);
   });
 }
@@ -20,15 +21,16 @@ __global__ void gated_kernel(const void* gate, const void* up, void* out, int64_
 template <typename F, typename R>
 __global__ void gated_backward_kernel(const void* grad, const void* gate, const void* up,
                                       void* gate_grad, void* up_grad, int64_t n, Stored dtype,
-                                      Parameters<F, R> p) {
+                                      Function<F, R> f) {
   for_units(n, [&](Span span) {
     const Unit<R> x = load_unit<R>(gate, dtype, span);
+    const Unit<R> value = values(x, f), slope = slopes(x, f);
     Unit<R> to_gate = load_unit<R>(up, dtype, span);
     Unit<R> to_up = load_unit<R>(grad, dtype, span);
 #pragma unroll
     for (int v = 0; v < kUnit; ++v) {
-      to_gate.at[v] *= to_up.at[v] * F::slope(x.at[v], p.at);
-      to_up.at[v] *= F::value(x.at[v], p.at);
+      to_gate.at[v] *= to_up.at[v] * slope.at[v];
+      to_up.at[v] *= value.at[v];
     }
     store_unit(to_gate, gate_grad, dtype, span);
     store_unit(to_up, up_grad, dtype, span);
@@ -43,7 +45,7 @@ Tensor gated(const Tensor& gate, const Tensor& up, StringHandle function, Number
     using R = decltype(real);
     launch(gate, units(gate), &gated_kernel<F, R>, to.gate.const_data_ptr(), to.up.const_data_ptr(),
            to.out.mutable_data_ptr(), gate.numel(), stored(gate.scalar_type()),
-           Parameters<F, R>(parameters));
+           Function<F, R>(parameters, gate.scalar_type()));
   });
   return to.out;
 }
@@ -58,7 +60,7 @@ std::tuple<Tensor, Tensor> gated_backward(const Tensor& grad, const Tensor& gate
     launch(gate, units(gate), &gated_backward_kernel<F, R>, to.grad->const_data_ptr(),
            to.gate.const_data_ptr(), to.up.const_data_ptr(), to.out.mutable_data_ptr(),
            to.up_grad.mutable_data_ptr(), gate.numel(), stored(gate.scalar_type()),
-           Parameters<F, R>(parameters));
+           Function<F, R>(parameters, gate.scalar_type()));
   });
   return {to.out, to.up_grad};
 }

@@ -7,19 +7,17 @@ using namespace fxmem;
 
 template <typename F, typename R>
 __global__ void output_kernel(const void* x, void* y, uint8_t* branch, int64_t n, Stored dtype,
-                              Parameters<F, R> p) {
+                              Function<F, R> f) {
   for_units(n, [&](Span span) {
     const Unit<R> in = load_unit<R>(x, dtype, span);
-    Unit<R> out;
-    uint64_t bits = 0;
+    store_unit(values(in, f), y, dtype, span);
+    if constexpr (F::kBranches == 2) {
+      uint64_t bits = 0;
 #pragma unroll
-    for (int v = 0; v < kUnit; ++v) {
-      out.at[v] = F::value(in.at[v], p.at);
-      if constexpr (F::kBranches == 2)
-        bits |= static_cast<uint64_t>(F::branch(in.at[v], p.at)) << v;
+      for (int v = 0; v < kUnit; ++v)
+        bits |= static_cast<uint64_t>(F::branch(in.at[v], f.p.at)) << v;
+      store_codes(bits, branch, 1, span);
     }
-    store_unit(out, y, dtype, span);
-    if constexpr (F::kBranches == 2) store_codes(bits, branch, 1, span);
   });
 }
 
@@ -37,23 +35,18 @@ __global__ void slope_kernel(const void* grad, const void* y, const uint8_t* bra
   });
 }
 
-// call(F{}, R{}) for a function whose slope follows from its output.
-template <typename Call>
-void with_invertible(const std::string& function, ScalarType dtype, const Call& call) {
-  with_function(function, dtype, [&](auto f, auto real) {
-    if constexpr (decltype(f)::kBranches != 0) call(f, real);
-  });
-}
-
 std::tuple<Tensor, Tensor> from_output(const Tensor& x, StringHandle function, Numbers parameters) {
   const std::string name = taken(function);
   const FromOutput to = prepare_from_output(x, name, parameters);
   auto* branch = static_cast<uint8_t*>(to.branch.mutable_data_ptr());
-  with_invertible(name, x.scalar_type(), [&](auto f, auto real) {
+  const ScalarType dtype = x.scalar_type();
+  with_function(name, dtype, [&](auto f, auto real) {
     using F = decltype(f);
     using R = decltype(real);
-    launch(x, units(x), &output_kernel<F, R>, to.in.const_data_ptr(), to.out.mutable_data_ptr(),
-           branch, x.numel(), stored(x.scalar_type()), Parameters<F, R>(parameters));
+    if constexpr (F::kBranches != 0) {
+      launch(x, units(x), &output_kernel<F, R>, to.in.const_data_ptr(), to.out.mutable_data_ptr(),
+             branch, x.numel(), stored(dtype), Function<F, R>(parameters, dtype));
+    }
   });
   return {to.out, to.branch};
 }
@@ -63,13 +56,17 @@ Tensor from_output_backward(const Tensor& grad, const Tensor& y, const Tensor& b
   const std::string name = taken(function);
   const FromOutput to = prepare_from_output_backward(grad, y, branch, name, parameters);
   const auto* bits = static_cast<const uint8_t*>(branch.const_data_ptr());
-  with_invertible(name, y.scalar_type(), [&](auto f, auto real) {
+  const auto call = [&](auto f, auto real) {
     using F = decltype(f);
     using R = decltype(real);
-    launch(y, units(y), &slope_kernel<F, R>, to.grad->const_data_ptr(), to.in.const_data_ptr(),
-           bits, to.out.mutable_data_ptr(), y.numel(), stored(y.scalar_type()),
-           Parameters<F, R>(to.parameters));
-  });
+    if constexpr (F::kBranches != 0) {
+      launch(y, units(y), &slope_kernel<F, R>, to.grad->const_data_ptr(), to.in.const_data_ptr(),
+             bits, to.out.mutable_data_ptr(), y.numel(), stored(y.scalar_type()),
+             Parameters<F, R>(to.parameters.data()));
+    }
+  };
+  with_activation(name,
+                  [&](auto f) { with_real(y.scalar_type(), [&](auto real) { call(f, real); }); });
   return to.out;
 }
 

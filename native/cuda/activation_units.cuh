@@ -3,6 +3,7 @@
 // not four.
 #pragma once
 
+#include "../activation_quick.h"
 #include "../activations.h"
 #include "../bits.h"
 #include "elements.cuh"
@@ -20,7 +21,7 @@ inline Stored stored(ScalarType dtype) {
   return dtype == ScalarType::Half ? Stored::kFloat16 : Stored::kFloat64;
 }
 
-// R: float, or double for float64.
+// R: what is computed in, float or double.
 template <typename R>
 struct Unit {
   R at[kUnit];
@@ -91,10 +92,10 @@ __device__ void store_as(const Unit<R>& unit, void* x, Span span) {
 // call(T{}) with the stored type.
 template <typename R, typename Call>
 __device__ void with_stored(Stored dtype, const Call& call) {
-  if constexpr (sizeof(R) == 8) {
-    call(double{});
-  } else if (dtype == Stored::kFloat32) {
+  if (dtype == Stored::kFloat32) {
     call(float{});
+  } else if constexpr (sizeof(R) == 8) {
+    call(double{});
   } else if (dtype == Stored::kBFloat16) {
     call(__nv_bfloat16{});
   } else {
@@ -131,26 +132,61 @@ __device__ inline uint64_t load_codes(const uint8_t* codes, int bits, Span span)
   return word;
 }
 
-// A function's parameters, as a kernel takes them.
+// A function as a kernel takes it: its parameters, and how far its quicker evaluation reaches.
 template <typename F, typename R>
-struct Parameters {
-  R at[F::kParameters + 1];
-  explicit Parameters(const Numbers& from) : at{} {
-    for (int i = 0; i < F::kParameters; ++i) at[i] = static_cast<R>(from[i]);
+struct Function {
+  Parameters<F, R> p;
+  R reach = -1;
+  Function(const Numbers& parameters, ScalarType dtype) : p(parameters.data()) {
+    if constexpr (F::kQuick) {
+      if (dtype != ScalarType::Double) reach = quick_reach<F>(p.at);
+    }
   }
 };
 
-// call(R{}) with what is computed in.
+// call(x, parameters) of each element; with Quick numbers where all are near.
+template <typename F, typename R, typename Call>
+__device__ Unit<R> mapped(const Unit<R>& x, const Function<F, R>& f, const Call& call) {
+  Unit<R> out;
+  if constexpr (F::kQuick) {
+    bool near = true;
+#pragma unroll
+    for (int v = 0; v < kUnit; ++v) near = near && abs_of(x.at[v]) <= f.reach;
+    if (near) {
+      const Parameters<F, Quick<R>> p(f.p.at);
+#pragma unroll
+      for (int v = 0; v < kUnit; ++v) out.at[v] = static_cast<R>(call(Quick<R>(x.at[v]), p.at));
+      return out;
+    }
+  }
+#pragma unroll
+  for (int v = 0; v < kUnit; ++v) out.at[v] = call(x.at[v], f.p.at);
+  return out;
+}
+
+template <typename F, typename R>
+__device__ Unit<R> values(const Unit<R>& x, const Function<F, R>& f) {
+  return mapped(x, f, [](auto at, const auto* p) { return F::value(at, p); });
+}
+
+template <typename F, typename R>
+__device__ Unit<R> slopes(const Unit<R>& x, const Function<F, R>& f) {
+  return mapped(x, f, [](auto at, const auto* p) { return F::slope(at, p); });
+}
+
+// call(R{}) with what tables are in, and slopes from the output are computed in.
 template <typename Call>
 void with_real(ScalarType dtype, const Call& call) {
   if (dtype == ScalarType::Double) return call(double{});
   call(float{});
 }
 
-// call(F{}, R{}).
+// call(F{}, R{}) with what F is evaluated in: of float32 that is double, so that only the result is
+// rounded.
 template <typename Call>
 void with_function(const std::string& function, ScalarType dtype, const Call& call) {
-  with_activation(function, [&](auto f) { with_real(dtype, [&](auto real) { call(f, real); }); });
+  const bool half = dtype == ScalarType::BFloat16 || dtype == ScalarType::Half;
+  with_activation(function, [&](auto f) { return half ? call(f, float{}) : call(f, double{}); });
 }
 
 inline int64_t units(const Tensor& x) { return ceil_div(x.numel(), kUnit); }

@@ -63,15 +63,19 @@ def assert_same_numbers(sample, got, wanted, name):
     assert (same | ((got.double() - wanted.double()).abs() <= bound)).all(), name
 
 
+def assert_as_reference(sample, got):
+    wanted, name = sample(getattr(reference, sample.op)), f"{sample.op} {sample.name}"
+    for a, b in zip(leaves(got), leaves(wanted), strict=True):
+        assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride()), name
+        assert_same = assert_same_codes if a.dtype == torch.uint8 else assert_same_numbers
+        assert_same(sample, a, b, name)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("samples", [functions, widths, layouts])
 def test_kernels_equal_the_reference(samples, device):
     for sample in samples(device):
-        wanted, name = sample(getattr(reference, sample.op)), f"{sample.op} {sample.name}"
-        for a, b in zip(leaves(sample()), leaves(wanted), strict=True):
-            assert (a.shape, a.dtype, a.stride()) == (b.shape, b.dtype, b.stride()), name
-            compare = assert_same_codes if a.dtype == torch.uint8 else assert_same_numbers
-            compare(sample, a, b, name)
+        assert_as_reference(sample, sample())
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -1,9 +1,5 @@
 """fxmem::xnor_mm and scaled_xnor_mm: exactly the products of signs, wherever they are counted."""
 
-import shutil
-import subprocess
-from pathlib import Path
-
 import pytest
 import torch
 from torch import library
@@ -100,72 +96,3 @@ def test_scales_that_do_not_fit(left, right, sentence):
     rows = (torch.zeros(size, 8, dtype=torch.uint8) for size in (2, 4))
     with pytest.raises(RuntimeError, match=f"fxmem::scaled_xnor_mm: {sentence}"):
         scaled_xnor_mm(*rows, 64, left, right)
-
-
-HOST = """
-#include <cstdio>
-#include <memory>
-#include <vector>
-#include "native/xnor_tiles.h"
-using namespace fxmem;
-// Sizes, then a's words and b's, on standard input; scales are 1 / (1 + row) and 1 / (1 + column).
-int main(int count, char**) {
-  XnorProduct task{};
-  int64_t size[4];
-  if (fread(size, 8, 4, stdin) != 4) return 1;
-  task.rows = size[0], task.columns = size[1], task.words = size[2], task.n = size[3];
-  std::vector<uint64_t> a(task.rows * task.words), b(task.columns * task.words);
-  if (fread(a.data(), 8, a.size(), stdin) != a.size()) return 1;
-  if (fread(b.data(), 8, b.size(), stdin) != b.size()) return 1;
-  std::vector<int32_t> sums(task.rows * task.columns, 7777);
-  std::vector<float> values(sums.size(), 7777), left(task.rows), right(task.columns);
-  for (size_t i = 0; i < left.size(); ++i) left[i] = 1.0F / (1 + i);
-  for (size_t i = 0; i < right.size(); ++i) right[i] = 1.0F / (1 + i);
-  task.a = a.data(), task.b = b.data(), task.left = left.data(), task.right = right.data();
-  task.left_step = task.right_step = 1;
-  task.sums = sums.data();
-  if (count > 1) task.values = values.data();
-  for (int64_t tile = 0; tile < xnor_tiles(task); ++tile) {
-    const auto words = std::make_unique<XnorTile>();
-    std::vector<XnorCounts> counts(kTileThreads, XnorCounts{});
-    for (int64_t from = 0; from < task.words; from += kTileWords) {
-      for (int t = 0; t < kTileThreads; ++t) load_words(task, tile, from, t, *words);
-      for (int t = 0; t < kTileThreads; ++t) count_words(*words, t, counts[t]);
-    }
-    for (int t = 0; t < kTileThreads; ++t) store_sums(task, tile, t, counts[t]);
-  }
-  const void* out = count > 1 ? static_cast<void*>(values.data()) : sums.data();
-  return fwrite(out, 4, sums.size(), stdout) == sums.size() ? 0 : 1;
-}
-"""
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory):
-    """CUDA's tiles, gone through by a processor: thread after thread between two barriers."""
-    compiler = shutil.which("c++")
-    if compiler is None:
-        pytest.skip("needs a C++ compiler")
-    folder = tmp_path_factory.mktemp("tiles")
-    source, program = folder / "tiles.cpp", folder / "tiles"
-    source.write_text(HOST)
-    command = [compiler, "-std=c++17", "-O1", "-fsanitize=undefined", "-ffp-contract=off"]
-    command += [f"-I{Path(__file__).parents[2]}", str(source), "-o", str(program)]
-    subprocess.run(command, check=True)
-    return program
-
-
-@pytest.mark.parametrize("scaled", [False, True])
-@pytest.mark.parametrize("size", [*SIZES, (129, 64, 1100)], ids=str)
-def test_the_tiles_of_cuda_on_a_processor(size, scaled, host):
-    m, p, n = size
-    a, b = pack_rows(signs(m, n)), pack_rows(signs(p, n))
-    given = torch.tensor([m, p, a.size(1) // 8, n]).numpy().tobytes()
-    command = [host, "scaled"] if scaled else [host]
-    given += a.numpy().tobytes() + b.numpy().tobytes()
-    out = subprocess.run(command, input=given, capture_output=True, check=True).stdout
-    wanted = xnor_mm(a, b, n)
-    if scaled:
-        left, right = (1 / torch.arange(1.0, count + 1) for count in (m, p))
-        wanted = wanted * left.view(-1, 1) * right
-    assert out == wanted.numpy().tobytes()

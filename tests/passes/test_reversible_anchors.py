@@ -47,10 +47,8 @@ def as_dtype(given, dtype):
 @pytest.mark.parametrize(
     "dtype, depth, kept",
     [
-        (torch.float32, 30, 0),
-        (torch.float32, 80, 4),
-        (torch.float16, 80, 0),
-        (torch.bfloat16, 80, 0),
+        (torch.float64, 30, 0),
+        (torch.float64, 80, 4),
     ],
 )
 def test_sums_are_anchored_in_pairs(dtype, depth, kept):
@@ -60,7 +58,8 @@ def test_sums_are_anchored_in_pairs(dtype, depth, kept):
 
 @pytest.mark.parametrize("gamma, kept", [(1.0, 0), (0.9, 1), (0.5, 5)])
 def test_momentum_is_anchored_as_it_forgets(gamma, kept):
-    assert kept_on_the_way(momentum(gamma), *inputs(8, 16), *weights(10)) == kept
+    given = as_dtype((*inputs(8, 16), *weights(10)), torch.float64)
+    assert kept_on_the_way(momentum(gamma), *given) == kept
 
 
 def test_anchors_as_asked_for():
@@ -73,7 +72,7 @@ def test_anchor_of_an_impossible_value_is_refused():
         partitioned(run, *inputs(8, 16), *weights(4), policy=asked(anchor=-1))
 
 
-DEPTHS = (8, 16, 64)
+DEPTHS = (8, 40)
 NETS = {
     "sums": run,
     "sums that grow": grown,

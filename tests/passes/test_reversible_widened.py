@@ -55,6 +55,14 @@ def halves(depth, dtype=torch.bfloat16):
     return as_dtype((*inputs(8, 16), *weights(depth)), dtype)
 
 
+def grown(a, b, *ws):
+    """States that nothing normalises."""
+    a, b = a.sin(), b.cos()
+    for w in ws:
+        a, b = b, a + F.relu(b @ w)
+    return a * b
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_nothing_is_kept_on_the_way(name):
     net, each = NETS[name]
@@ -77,13 +85,31 @@ def test_error(name, dtype):
     assert error(found, exact) <= 1.05 * error(plain, exact)
 
 
+def kept(depth, dtype):
+    torch._dynamo.reset()
+    return partitioned(run, *halves(depth, dtype), policy=asked()).plan.after
+
+
 @pytest.mark.parametrize("dtype", HALF)
 def test_kept_bytes_are_flat_in_depth(dtype):
-    def kept(depth):
-        torch._dynamo.reset()
-        return partitioned(run, *halves(depth, dtype), policy=asked()).plan.after
+    assert kept(6, dtype) == kept(40, dtype) == 2 * 8 * 16 * 4
 
-    assert kept(6) == kept(40) == 2 * 8 * 16 * 4
+
+def test_float32_is_carried_in_float64_where_it_is_deep():
+    assert kept(30, torch.float32) == 2 * 8 * 16 * 4
+    assert kept(36, torch.float32) == kept(44, torch.float32) == 2 * 8 * 16 * 8
+
+
+@pytest.mark.parametrize("net, depth", [(run, 36), (grown, 14), (momentum(0.9), 10)])
+def test_what_float64_gives_float32(net, depth):
+    """No state is kept on the way, and the gradient is as good as with all of them kept."""
+    given = halves(depth, torch.float32)
+    (note,) = partitioned(net, *given, policy=asked()).plan.notes
+    assert note.endswith("last two states, float64 for float32")
+    exact = gradients(net, *as_dtype(given, torch.float64))
+    found, plain = (gradients(net, *given, policy=p) for p in (asked(), OFF))
+    assert [t.dtype for t in found] == [t.dtype for t in plain]
+    assert error(found, exact) <= 1.1 * error(plain, exact)
 
 
 def test_with_anchors_that_are_asked_for_states_stay_as_they_are():

@@ -21,8 +21,8 @@ from fxmem.passes.joint.reversible.growth import growth
 # so the gradient's error is at most twice that with every state kept; in half precision 1.1 times,
 # where the errors of both vary by more from seed to seed.
 BEAR = {torch.bfloat16: 12, torch.float16: 12, torch.float32: 32, torch.float64: 32}
-# Of states that are carried in float32 and read in half precision: a sixteenth of its rounding.
-BEAR_WIDENED = {torch.bfloat16: 2**11, torch.float16: 2**8}
+# Of states that are carried in a wider dtype than they are read in: a sixteenth of its rounding.
+BEAR_WIDENED = {torch.bfloat16: 2**11, torch.float16: 2**8, torch.float32: 2**25}
 WIDENED = "fxmem_widened"  # in the meta of such a state: what it is read as
 
 
@@ -34,7 +34,7 @@ def anchors(
     Args:
         every: keep a pair after so many links, whatever they lose, so that 1 keeps all; 0: none;
             default: as the dtype, the scales of the links and their branches require.
-        widened: what the states are read as, if they were carried in float32.
+        widened: what the states are read as, if they were carried in a wider dtype.
     """
     out = chain[-1].out
     if every == 0 or (every is None and not tensor(out).is_floating_point()):  # integers are exact

@@ -1,9 +1,10 @@
-"""Half-precision chains whose states are carried in float32, and rounded for whoever reads them.
+"""Chains whose states are carried in a wider dtype, and rounded for whoever reads them.
 
 A sum in bfloat16 forgets what its inverse needs: in eight links the gradient's error grew by a
 fifth, and then a pair of states has to be kept every few links. Carried in float32 they come back
-2^15 times closer (2^12 in float16), and none is kept in hundreds of links. What the forward gives
-differs from half-precision sums by their rounding, which it leaves out.
+2^15 times closer (2^12 in float16), and none is kept in hundreds of links. Float32 does without for
+some 30 links; longer chains are carried in float64. What the forward gives differs from sums in its
+own dtype by their rounding, which it leaves out.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from fxmem.passes.joint.reversible.chains import Chain
 from fxmem.passes.joint.reversible.layouts import laid_out
 from fxmem.passes.joint.reversible.steps import Operand, Step
 
-HALF = (torch.bfloat16, torch.float16)
+WIDER = {
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+    torch.float32: torch.float64,
+}
 prims = torch.ops.prims
 
 
 def widen(graph: fx.Graph, chains: list[Chain]) -> bool:
-    """Carry the states of half-precision chains in float32 where that keeps hardly more.
+    """Carry the states of chains in a wider dtype where that keeps hardly more.
 
     Returns: whether any were.
     """
@@ -41,10 +46,13 @@ def widen(graph: fx.Graph, chains: list[Chain]) -> bool:
 
 def _keeps_little(chain: Chain) -> bool:
     """Compare what is kept on the way: of the last two, twice the bytes are worth the accuracy."""
-    dtype = tensor(chain[0].out).dtype
-    if dtype not in HALF:
+    state = tensor(chain[0].out)
+    if state.dtype not in WIDER or state.device.type == "mps":  # which has no float64
         return False
-    return 2 * len(anchors(chain, widened=dtype)) <= len(anchors(chain))
+    kept = len(anchors(chain))
+    if state.dtype == torch.float32 and not kept:
+        return False
+    return 2 * len(anchors(chain, widened=state.dtype)) <= kept
 
 
 class _Widened:
@@ -53,10 +61,11 @@ class _Widened:
     def __init__(self, graph: fx.Graph, chain: Chain, rounded: dict[fx.Node, fx.Node]) -> None:
         self.graph, self.chain, self.rounded = graph, chain, rounded
         self.dtype = tensor(chain[0].out).dtype
+        self.wider = WIDER[self.dtype]
         self.wide: dict[fx.Node, fx.Node] = {}
 
     def rewrite(self) -> None:
-        """Compute every state a second time, in float32, and have that read, rounded."""
+        """Compute every state a second time, wider, and have that read, rounded."""
         first = self.chain[0]
         between = {step.out for link in self.chain for step in link.steps}
         # An input that is overwritten is so itself, not what stands for it.
@@ -79,17 +88,17 @@ class _Widened:
     def _enter(self, state: fx.Node) -> None:
         inputs = self.graph.find_nodes(op="placeholder")
         with self.graph.inserting_before(max(state, inputs[-1]).next):
-            self.wide[state] = self._cast(self.rounded.get(state, state), torch.float32)
+            self.wide[state] = self._cast(self.rounded.get(state, state), self.wider)
 
     def _of(self, operand: Operand) -> Operand:
-        """Return what stands for an operand in float32: numbers, sizes and masks as they are."""
+        """Return what stands for an operand, wider: numbers, sizes and masks as they are."""
         if not isinstance(operand, fx.Node):
             return operand
         if operand in self.wide:
             return self.wide[operand]
         value = self.rounded.get(operand, operand)
-        is_half = tensor(value) is not None and tensor(value).dtype == self.dtype
-        return self._cast(value, torch.float32) if is_half else value
+        is_narrow = tensor(value) is not None and tensor(value).dtype == self.dtype
+        return self._cast(value, self.wider) if is_narrow else value
 
     def _step(self, step: Step, between: set[fx.Node]) -> None:
         with self.graph.inserting_before(step.out):
@@ -98,7 +107,7 @@ class _Widened:
         self._read(step.out, [user for user in step.out.users if user not in between])
 
     def _read(self, state: fx.Node, users: list[fx.Node]) -> None:
-        """Give these users of a state its float32 value, rounded."""
+        """Give these users of a state its wider value, rounded."""
         if not users:
             return
         with self.graph.inserting_before(self.wide[state].next):

@@ -2,7 +2,10 @@
 // normal number, and the normal distribution's argument is near 0.
 #pragma once
 
-#include "../functions.h"
+#include <utility>
+
+#include "activation_polynomials.h"
+#include "functions.h"
 
 namespace fxmem {
 
@@ -14,18 +17,21 @@ template <typename R>
 struct Quick {
   R value;
   template <typename From>
-  explicit Quick(From from) : value(static_cast<R>(from)) {}
-  explicit operator float() const { return static_cast<float>(value); }
+  FXMEM_MEMBER explicit Quick(From from) : value(static_cast<R>(from)) {}
+  template <typename To>
+  FXMEM_MEMBER explicit operator To() const {
+    return static_cast<To>(value);
+  }
 
-  Quick operator-() const { return Quick(-value); }
-  Quick operator+(Quick other) const { return Quick(value + other.value); }
-  Quick operator-(Quick other) const { return Quick(value - other.value); }
-  Quick operator*(Quick other) const { return Quick(value * other.value); }
-  Quick operator/(Quick other) const { return Quick(quotient(value, other.value)); }
-  bool operator<(Quick other) const { return value < other.value; }
-  bool operator>(Quick other) const { return value > other.value; }
-  bool operator<=(Quick other) const { return value <= other.value; }
-  bool operator>=(Quick other) const { return value >= other.value; }
+  FXMEM_MEMBER Quick operator-() const { return Quick(-value); }
+  FXMEM_MEMBER Quick operator+(Quick other) const { return Quick(value + other.value); }
+  FXMEM_MEMBER Quick operator-(Quick other) const { return Quick(value - other.value); }
+  FXMEM_MEMBER Quick operator*(Quick other) const { return Quick(value * other.value); }
+  FXMEM_MEMBER Quick operator/(Quick other) const { return Quick(quotient(value, other.value)); }
+  FXMEM_MEMBER bool operator<(Quick other) const { return value < other.value; }
+  FXMEM_MEMBER bool operator>(Quick other) const { return value > other.value; }
+  FXMEM_MEMBER bool operator<=(Quick other) const { return value <= other.value; }
+  FXMEM_MEMBER bool operator>=(Quick other) const { return value >= other.value; }
 };
 
 // Of the numbers, not of the structs: else GCC keeps those in memory.
@@ -78,6 +84,25 @@ FXMEM_INLINE Quick<double> normal_cdf_of(Quick<double> x) {
   const double half = 0.5 - near_normal_tail(abs_of(x.value));
   const uint64_t sign = bits_as<uint64_t>(x.value) & bits_as<uint64_t>(-0.0);
   return Quick<double>(0.5 + bits_as<double>(bits_as<uint64_t>(half) ^ sign));
+}
+
+// A function's parameters, in what it is computed in.
+template <typename F, typename R>
+struct Parameters {
+  R at[F::kParameters + 1];
+  template <typename From>
+  FXMEM_MEMBER explicit Parameters(const From* from)
+      : Parameters(from, std::make_index_sequence<F::kParameters>{}) {}
+  template <typename From, size_t... k>
+  FXMEM_MEMBER Parameters([[maybe_unused]] const From* from, std::index_sequence<k...>)
+      : at{static_cast<R>(from[k])..., static_cast<R>(0)} {}
+};
+
+// How large |x| may be for F of Quick<R>; below 0: nothing is near enough.
+template <typename F, typename R>
+FXMEM_INLINE R quick_reach(const R* parameters) {
+  const R reach = F::reach(parameters);
+  return reach > static_cast<R>(1e-30) && reach < static_cast<R>(1e30) ? reach : R{-1};
 }
 
 }  // namespace fxmem

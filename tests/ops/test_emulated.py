@@ -1,0 +1,87 @@
+"""The CUDA kernels, gone through by a processor, thread after thread: see emulator.h.
+
+What this cannot show: memory that is not coalesced, occupancy, and what nvcc makes of the sources.
+"""
+
+import fcntl
+
+import pytest
+import torch
+from activation_samples import coding, few_bit, functions, widths
+from activation_samples import layouts as activation_layouts
+from samples import layouts, sweep
+
+from fxmem.ops import reference
+from fxmem.ops.integer.xnor import pack_rows, xnor_mm
+from fxmem.ops.sketches.reference import checks as sketches
+
+from . import emulated, test_activation_ops, test_sketch, test_xnor
+from .test_ops_samples import assert_same
+
+pytestmark = pytest.mark.skipif(bool(emulated.missing()), reason=emulated.missing())
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory, testrun_uid):
+    """The library, built once by whichever process of this run comes first."""
+    folder = tmp_path_factory.getbasetemp().parent / f"emulated-{testrun_uid}"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        built = folder / "libemulated.so"
+        torch.ops.load_library(built if built.exists() else emulated.build(folder))
+    return torch.ops.fxmem_emulated
+
+
+@pytest.fixture(params=["forwards", "backwards"])
+def kernels(request, library, monkeypatch):
+    """The operators, threads in this order."""
+    if request.param == "backwards":
+        monkeypatch.setenv("EMULATE_BACKWARDS", "1")
+    return library
+
+
+def run(kernels, sample):
+    return sample(getattr(kernels, sample.op).default)
+
+
+def test_codecs_and_masks_bit_for_bit(library):
+    for sample in sweep():
+        wanted = sample(getattr(reference, sample.op))
+        assert_same(run(library, sample), wanted, sample.name)
+
+
+def test_codecs_and_masks_in_any_order(kernels):
+    for sample in layouts():
+        wanted = sample(getattr(reference, sample.op))
+        assert_same(run(kernels, sample), wanted, sample.name)
+
+
+@pytest.mark.parametrize("samples", [functions, widths, activation_layouts])
+def test_activations(samples, library):
+    for sample in samples("cpu"):
+        test_activation_ops.assert_as_reference(sample, run(library, sample))
+
+
+@pytest.mark.parametrize("dtype", test_activation_ops.DTYPES, ids=str)
+def test_activations_in_any_order(dtype, kernels):
+    x = torch.randn(3077).to(dtype)
+    for sample in few_bit("order", x, coding("gelu", drawn=True), seed=7):
+        test_activation_ops.assert_as_reference(sample, run(kernels, sample))
+
+
+@pytest.mark.parametrize("dtype", test_sketch.DTYPES, ids=str)
+@pytest.mark.parametrize("kind", sketches.KINDS)
+def test_sketches(kind, dtype, kernels):
+    test_sketch.assert_as_reference(kernels.sketch, kind, dtype)
+
+
+@pytest.mark.parametrize("size", [*test_xnor.SIZES, (129, 64, 1100)], ids=str)
+def test_products_of_signs(size, kernels):
+    m, p, n = size
+    rows = tuple(pack_rows(test_xnor.signs(count, n)) for count in (m, p))
+    wanted = xnor_mm(*rows, n)
+    assert torch.equal(kernels.xnor_mm(*rows, n), wanted)
+    left, right = (1 / torch.arange(1.0, count + 1) for count in (m, p))
+    scaled = kernels.scaled_xnor_mm(*rows, n, left, right)
+    assert torch.equal(scaled, wanted * left.view(-1, 1) * right)
