@@ -10,7 +10,7 @@ ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 NATIVE := CMakeLists.txt $(shell find native -type f)
-CXX_SOURCES = $(filter-out native/generated/%,$(filter %.h %.cpp %.cu %.cuh,$(NATIVE)))
+CXX_SOURCES = $(filter-out native/generated/%,$(filter %.h %.cpp %.cu %.cuh,$(NATIVE))) tests/ops/emulator.h
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

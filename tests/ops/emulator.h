@@ -1,5 +1,5 @@
-// CUDA's threads on a processor: those of a block are fibers, which take turns between its barriers.
-// What waits for threads that have ended, or for half a warp, aborts instead of hanging.
+// CUDA's threads on a processor: those of a block are fibers, which take turns between its
+// barriers. What waits for threads that have ended, or for half a warp, aborts instead of hanging.
 #pragma once
 
 #include <cuda_runtime.h>
