@@ -61,8 +61,15 @@ class Quantizer:
         codes, scale = self.encode(widened(x.detach()), generator)
         return Packed.of(codes, scale, self.grid, self.bits, self.signed, x.dtype)
 
-    def __call__(self, x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    def quantize(self, x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """x on the grid, with the gradient that this quantizer lets through; a call is the same.
+
+        Compiled by torch 2.11, a quantizer that is made within what is compiled must be asked by
+        this name: Dynamo hashes an object before it calls it, and this one has no fields yet.
+        """
         return _Quantize.apply(x, self, generator)
+
+    __call__ = quantize
 
 
 class _Quantize(torch.autograd.Function):

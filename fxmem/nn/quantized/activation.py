@@ -47,7 +47,7 @@ class ReLU(Quantized, nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         grid = self.config.grid("acti")
-        return Rectified(grid.fraction, grid.bits, self.top)(x)
+        return Rectified(grid.fraction, grid.bits, self.top).quantize(x)
 
 
 class ReLU6(ReLU):

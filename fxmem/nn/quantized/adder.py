@@ -49,10 +49,10 @@ class Adder2d(Quantized, nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         check_precision(self, x)
         config = self.config
-        bias = None if self.bias is None else config.grid("bias")(self.bias)
+        bias = None if self.bias is None else config.grid("bias").quantize(self.bias)
         grids = config.grid("input"), config.grid("weight")
         y = adder2d(x, self.weight, bias, self.stride, self.padding, grids)
-        return config.grid("output")(y) if config.iostrict else y
+        return config.grid("output").quantize(y) if config.iostrict else y
 
 
 class _Adder(torch.autograd.Function):

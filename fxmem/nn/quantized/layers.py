@@ -79,14 +79,14 @@ class Product(Quantized):
     def _product(self, x, plain, call, *geometry):
         check_precision(self, x)
         config = self.config
-        bias = None if self.bias is None else config.grid("bias")(self.bias)
+        bias = None if self.bias is None else config.grid("bias").quantize(self.bias)
         if config.retrain:
             x = tqt(x, self.input_log2_t, config.input_all_bit_width)
             weight = tqt(self.weight, self.weight_log2_t, config.weight_all_bit_width)
             y = plain(x, weight, bias, *geometry)
         else:
             y = call(x, self.weight, bias, *geometry, method=config.method())
-        return config.grid("output")(y) if config.iostrict else y
+        return config.grid("output").quantize(y) if config.iostrict else y
 
 
 class Linear(Product, nn.Linear):

@@ -47,7 +47,7 @@ class BatchNorm2d(Quantized, nn.BatchNorm2d):
         x = quantize_gradient(x, Shift(self.config.error_bit_width))
         given = (self._parameter(name) for name in ("weight", "bias"))
         y = _Normalize.apply(x, mean, deviation, *given, batch)
-        return self.config.grid("output")(y) if self.config.iostrict else y
+        return self.config.grid("output").quantize(y) if self.config.iostrict else y
 
     def _parameter(self, name: str) -> torch.Tensor | None:
         if not self.affine:
