@@ -88,3 +88,52 @@ def test_where_there_is_nothing_to_sketch_the_report_says_so():
     gm = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(4, 4).requires_grad_(False), nn.GELU()))
     report = fxmem.report(fxmem.transform(gm, asked()))
     assert "sketch: no linear layer that it was asked for is trained here" in str(report)
+
+
+@pytest.mark.parametrize("spelling", ["Conv1D", "decomposed"])
+def test_addmm_is_a_linear_layer(spelling):
+    """As transformers' Conv1D is written, and as linear decomposes."""
+    weight = nn.Parameter(torch.randn(16, 8) if spelling == "Conv1D" else torch.randn(8, 16))
+
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = weight, nn.Parameter(torch.randn(8))
+
+        def forward(self, x):
+            rows = x.view(-1, 16)
+            turned = self.weight if spelling == "Conv1D" else self.weight.t()
+            return torch.addmm(self.bias, rows, turned).view(4, 16, 8)
+
+    model, x = Layer(), torch.randn(4, 16, 16)
+    gm = torch.export.export(model, (x,)).module()
+    new = fxmem.transform(gm, asked())
+    (site,) = fxmem.report(new).entries
+    assert site.rule == "sketch" and "linear_randomized" in new.code and "addmm" not in new.code
+    assert torch.allclose(new(x), model(x), atol=1e-6)
+    found = [
+        torch.stack(draws).mean(0)
+        for draws in zip(*(steps(new, x) for _ in range(400)), strict=True)
+    ]
+    for mean, exact in zip(found, steps(gm, x), strict=True):
+        assert mean.shape == exact.shape and (mean - exact).norm() < 0.2 * exact.norm()
+
+
+def steps(gm, x):
+    parameters = dict(gm.named_parameters())
+    return torch.autograd.grad(gm(x).square().sum(), parameters.values())
+
+
+@pytest.mark.parametrize("given", ["matrix", "scaled"])
+def test_other_sums_of_a_product_are_left(given):
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(16, 8))
+            self.bias = nn.Parameter(torch.randn(64, 8) if given == "matrix" else torch.randn(8))
+
+        def forward(self, x):
+            return torch.addmm(self.bias, x, self.weight, alpha=2 if given == "scaled" else 1)
+
+    gm = torch.export.export(Layer(), (torch.randn(64, 16),)).module()
+    assert not list(fxmem.report(fxmem.transform(gm, asked())).entries)

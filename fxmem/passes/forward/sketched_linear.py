@@ -27,6 +27,7 @@ from fxmem.policy import Policy
 
 NAME = "sketch"
 NAMES = ("input", "weight", "bias")
+ADDMM = ("bias", "input", "weight")  # as its operands come; the weight is transposed
 NOTHING = f"{NAME}: no linear layer that it was asked for is trained here"
 
 
@@ -41,7 +42,7 @@ def rewrite_linears(gm: fx.GraphModule, policy: Policy) -> list[Plan]:
 
 def _rewrite(gm: fx.GraphModule, policy: Policy) -> Plan:
     wanted = differentiable(gm.graph)
-    layers = {n: policy.ratio(NAME, _path(n)) for n in gm.graph.nodes if op(n) == "linear"}
+    layers = {n: policy.ratio(NAME, _path(n)) for n in gm.graph.nodes if _is_layer(n)}
     layers = {node: r for node, r in layers.items() if r is not None and _trains(node, wanted)}
     entries, seen = [], set()
     for node, ratio in layers.items():
@@ -64,8 +65,16 @@ def _path(node: fx.Node) -> str:
     return module_path(node) or (node.target if node.op == "call_module" else "")
 
 
+def _is_layer(node: fx.Node) -> bool:
+    """Whether a node is a linear layer, or an addmm that is one: a row is added to x @ weight."""
+    if op(node) != "addmm":
+        return op(node) == "linear"
+    return len(node.args) == 3 and not node.kwargs and len(shape_of(node.args[0]) or ()) == 1
+
+
 def _given(node: fx.Node) -> dict[str, Any]:
-    return {**dict(zip(NAMES, node.args, strict=False)), **node.kwargs}
+    names = ADDMM if op(node) == "addmm" else NAMES
+    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
 
 
 def _trains(node: fx.Node, wanted: set[fx.Node]) -> bool:
@@ -96,6 +105,8 @@ def _replace(graph: fx.Graph, node: fx.Node, ratio: float, kind: str) -> None:
         if node.op == "call_module":
             held = [name for name in NAMES[1:] if getattr(module_of(node), name) is not None]
             given |= {name: graph.get_attr(f"{node.target}.{name}") for name in held}
+        if op(node) == "addmm":
+            given["weight"] = graph.call_method("t", (given["weight"],))
         options = {"proj_dim_ratio": ratio, "matmul": kind}
         call = graph.call_function(linear_randomized, (), {**given, **options})
     call.meta = dict(node.meta)
