@@ -5,6 +5,9 @@
 
 namespace fxmem {
 
+// Partial sums of a row's magnitudes, in double: as many on every device, so with the same bits.
+constexpr int kSignLanes = 16;
+
 struct Signs {
   Tensor x, bits, passes, magnitude;
 };

@@ -3,13 +3,13 @@
 #include <cstring>
 
 #include "../bits.h"
+#include "../signs.h"
 #include "kernels.h"
 
 namespace fxmem {
 namespace {
 
-constexpr int kWord = 64;   // elements at a time
-constexpr int kLanes = 16;  // partial sums, as many whatever the vectors: the same bits everywhere
+constexpr int kWord = 64;  // elements at a time
 
 FXMEM_INLINE void squeeze_word(const uint8_t* flags, uint8_t* to, int bytes) {
   uint64_t word = 0;
@@ -49,12 +49,12 @@ void flags(const SignTask& task, int64_t first, int64_t last) {
 // In double, where equal float magnitudes have exactly themselves as their mean.
 template <typename T>
 T mean_magnitude(const T* x, int64_t count) {
-  double lanes[kLanes] = {};
+  double lanes[kSignLanes] = {};
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes)
-    for (int lane = 0; lane < kLanes; ++lane) lanes[lane] += __builtin_fabs(x[i + lane]);
-  for (; i < count; ++i) lanes[i % kLanes] += __builtin_fabs(x[i]);
-  for (int half = kLanes / 2; half > 0; half /= 2)
+  for (; i + kSignLanes <= count; i += kSignLanes)
+    for (int lane = 0; lane < kSignLanes; ++lane) lanes[lane] += __builtin_fabs(x[i + lane]);
+  for (; i < count; ++i) lanes[i % kSignLanes] += __builtin_fabs(x[i]);
+  for (int half = kSignLanes / 2; half > 0; half /= 2)
     for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
   return count == 0 ? T{0} : static_cast<T>(lanes[0] / static_cast<double>(count));
 }

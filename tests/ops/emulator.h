@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <vector>
 
@@ -129,8 +130,12 @@ inline void __syncthreads() { emulator::wait(emulator::kAtBarrier); }
 template <typename T>
 T __shfl_xor_sync(unsigned /*all*/, T value, int step) {
   const unsigned other = (threadIdx.x % emulator::kWarp) ^ step;
-  return emulator::exchange(
-      value, [&](const emulator::Fiber* lanes) { return static_cast<T>(lanes[other].given); });
+  int64_t given = 0;
+  std::memcpy(&given, &value, sizeof(T));
+  given =
+      emulator::exchange(given, [&](const emulator::Fiber* lanes) { return lanes[other].given; });
+  std::memcpy(&value, &given, sizeof(T));
+  return value;
 }
 
 inline int __any_sync(unsigned /*all*/, bool value) {

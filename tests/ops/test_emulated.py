@@ -12,10 +12,12 @@ from activation_samples import layouts as activation_layouts
 from samples import layouts, sweep
 
 from fxmem.ops import reference
+from fxmem.ops.integer.signs import signs
+from fxmem.ops.integer.windows import windows
 from fxmem.ops.integer.xnor import pack_rows, xnor_mm
 from fxmem.ops.sketches.reference import checks as sketches
 
-from . import emulated, test_activation_ops, test_sketch, test_xnor
+from . import emulated, test_activation_ops, test_sketch, test_windows, test_xnor
 from .test_ops_samples import assert_same
 
 pytestmark = pytest.mark.skipif(bool(emulated.missing()), reason=emulated.missing())
@@ -85,3 +87,19 @@ def test_products_of_signs(size, kernels):
     left, right = (1 / torch.arange(1.0, count + 1) for count in (m, p))
     scaled = kernels.scaled_xnor_mm(*rows, n, left, right)
     assert torch.equal(scaled, wanted * left.view(-1, 1) * right)
+
+
+def test_signs(kernels):
+    test_windows.compare_signs(signs=kernels.signs)
+    x = torch.randn(40, 37)
+    assert torch.equal(kernels.signs(x)[2], signs(x)[2])  # the same sum, lane for lane
+
+
+@pytest.mark.parametrize("channels", [8, 10, 32])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("place", test_windows.PLACES, ids=str)
+def test_windows_of_a_convolution(place, groups, channels, kernels):
+    for x in (whole := test_windows.codes(channels=channels), whole.flatten()[1:].view(-1)):
+        given = x if x.dim() == 4 else x[: 5 * 6 * channels].view(1, 5, 6, channels)
+        found = kernels.windows(given, -7, *place, groups)
+        assert torch.equal(found, windows(given, -7, *place, groups))

@@ -80,7 +80,7 @@ def test_windows_that_do_not_fit(call, change, sentence):
 MATRICES = ((5, 64), (9, 37), (17, 1), (8, 576), (3, 0), (0, 4), (1, 7))
 
 
-def compare_signs(device="cpu"):
+def compare_signs(device="cpu", signs=signs):
     for rows, columns in MATRICES:
         for dtype in (torch.float32, torch.float64):
             x = torch.randn(rows, columns, dtype=dtype)
