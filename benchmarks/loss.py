@@ -79,6 +79,8 @@ ROWS = {
     "fxmem exact, no such rule": Row(fxmem("exact", rules={"chunked_loss": False})),
     "fxmem exact": Row(fxmem("exact")),
 }
+if not hasattr(nn, "LinearCrossEntropyOptions"):  # torch 2.11 has none
+    del ROWS["torch's function, eager"]
 
 
 def build(args: argparse.Namespace, dtype: torch.dtype, row: Row) -> Variant:

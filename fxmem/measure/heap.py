@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-_MARK = "fxmem.measure"
+_MARK, _BODY = "fxmem.measure", "fxmem.measure.body"
 
 
 def peak_bytes(step: Callable[[], Any], device: torch.device | str = "cpu") -> int:
@@ -57,7 +57,9 @@ def events(body: Callable[[], Any]) -> list[Any]:
     with _quiet():
         profiler.start()
     try:
-        body()
+        # Outside any range the tree leaves out what happens to a GPU's memory: most frees.
+        with record_function(_BODY):
+            body()
     finally:
         with _quiet():
             profiler.stop()

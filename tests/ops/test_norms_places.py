@@ -137,6 +137,7 @@ def test_captured_after_a_call_whose_counts_are_on_the_way():
 
 
 @pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning")
 def test_no_wait_on_a_device():
     x, weight, bias = (leaf(*size, device="cuda") for size in ((64, C), (C,), (C,)))
     wanted = torch.autograd.grad(F.layer_norm(x, (C,), weight, bias).sin().sum(), (x, weight))
