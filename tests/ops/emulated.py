@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 TORCH = Path(torch.__file__).parent
 # So few that the kernels' loops over what the grid leaves are gone through, too.
 MOST_BLOCKS = 3
+DEFINED = re.compile(r"TORCH_STABLE_ONLY|TORCH_TARGET_VERSION=\w+")
 # In which files, what, instead of what.
 CHANGES = (
     ("cuda/*.cu", r"IMPL\(fxmem, CUDA, m\)", "IMPL(fxmem_emulated, CPU, m)"),
@@ -68,7 +69,7 @@ def build(folder: Path) -> Path:
 def compiled(source: Path) -> Path:
     """Return the object of one source."""
     flags = ["-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", "-w", "-x", "c++"]
-    flags += ["-DTORCH_STABLE_ONLY", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
+    flags += [f"-D{name}" for name in DEFINED.findall((ROOT / "CMakeLists.txt").read_text())]
     flags += ["-include", str(Path(__file__).parent / "emulator.h")]
     flags += [f"-I{TORCH / 'include'}", f"-I{headers()}"]
     object = source.with_suffix(".o")

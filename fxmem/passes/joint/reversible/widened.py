@@ -2,8 +2,9 @@
 
 A sum in bfloat16 forgets what its inverse needs: in eight links the gradient's error grew by a
 fifth, and then a pair of states has to be kept every few links. Carried in float32 they come back
-2^15 times closer (2^12 in float16), and none is kept in hundreds of links. Float32 does without for
-some 30 links; longer chains are carried in float64. What the forward gives differs from sums in its
+2^15 times closer (2^12 in float16), and none is kept in hundreds of links. Float32 keeps a pair in
+every 33 links, and more where states may grow: where that is more than the last two are in float64,
+they are carried in that. What the forward gives differs from sums in its
 own dtype by their rounding, which it leaves out.
 """
 
@@ -45,14 +46,12 @@ def widen(graph: fx.Graph, chains: list[Chain]) -> bool:
 
 
 def _keeps_little(chain: Chain) -> bool:
-    """Compare what is kept on the way: of the last two, twice the bytes are worth the accuracy."""
+    """Compare what is kept: in half precision accuracy is worth twice the bytes of the last two."""
     state = tensor(chain[0].out)
     if state.dtype not in WIDER or state.device.type == "mps":  # which has no float64
         return False
-    kept = len(anchors(chain))
-    if state.dtype == torch.float32 and not kept:
-        return False
-    return 2 * len(anchors(chain, widened=state.dtype)) <= kept
+    kept, wide = len(anchors(chain)), 2 * len(anchors(chain, widened=state.dtype))
+    return wide + 2 < kept if state.dtype == torch.float32 else wide <= kept
 
 
 class _Widened:
