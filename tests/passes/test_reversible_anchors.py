@@ -72,7 +72,7 @@ def test_anchor_of_an_impossible_value_is_refused():
         partitioned(run, *inputs(8, 16), *weights(4), policy=asked(anchor=-1))
 
 
-DEPTHS = (8, 40)
+DEPTHS = (8, 16, 64)
 NETS = {
     "sums": run,
     "sums that grow": grown,
