@@ -39,21 +39,15 @@ using Bits = typename Format<R>::Bits;
 template <typename R>
 constexpr R kRounder = static_cast<R>(Bits<R>{3} << (Format<R>::kFraction - 1));
 
-FXMEM_INLINE float multiply_add(float a, float b, float c) {
 #ifdef __FMA__
-  return __builtin_fmaf(a, b, c);
+FXMEM_INLINE float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+FXMEM_INLINE double multiply_add(double a, double b, double c) { return __builtin_fma(a, b, c); }
 #else
-  return a * b + c;
-#endif
+template <typename R>
+FXMEM_INLINE R multiply_add(R a, R b, R c) {
+  return a * b + c;  // nvcc makes it one operation
 }
-
-FXMEM_INLINE double multiply_add(double a, double b, double c) {
-#ifdef __FMA__
-  return __builtin_fma(a, b, c);
-#else
-  return a * b + c;
 #endif
-}
 
 // first + x * (next + x * (...)), by pairs of terms: half as many products wait for one another.
 template <typename R, typename... Terms>

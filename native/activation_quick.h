@@ -39,34 +39,20 @@ template <typename R>
 FXMEM_INLINE Quick<R> select(bool condition, Quick<R> yes, Quick<R> no) {
   return Quick<R>(condition ? yes.value : no.value);
 }
-template <typename R>
-FXMEM_INLINE Quick<R> abs_of(Quick<R> x) {
-  return Quick<R>(abs_of(x.value));
-}
-template <typename R>
-FXMEM_INLINE Quick<R> sqrt_of(Quick<R> x) {
-  return Quick<R>(sqrt_of(x.value));
-}
-template <typename R>
-FXMEM_INLINE Quick<R> expm1_of(Quick<R> x) {
-  return Quick<R>(expm1_of(x.value));
-}
-template <typename R>
-FXMEM_INLINE Quick<R> log_of(Quick<R> x) {
-  return Quick<R>(log_of(x.value));
-}
-template <typename R>
-FXMEM_INLINE Quick<R> log1p_of(Quick<R> x) {
-  return Quick<R>(log1p_of(x.value));
-}
-template <typename R>
-FXMEM_INLINE Quick<R> erf_of(Quick<R> x) {
-  return Quick<R>(erf_of(x.value));
-}
-template <typename R>
-FXMEM_INLINE Quick<R> tanh_of(Quick<R> x) {
-  return Quick<R>(tanh_of(x.value));
-}
+// As the number's own: nothing is quicker.
+#define FXMEM_AS_OF_VALUE(function)            \
+  template <typename R>                        \
+  FXMEM_INLINE Quick<R> function(Quick<R> x) { \
+    return Quick<R>(function(x.value));        \
+  }
+FXMEM_AS_OF_VALUE(abs_of)
+FXMEM_AS_OF_VALUE(sqrt_of)
+FXMEM_AS_OF_VALUE(expm1_of)
+FXMEM_AS_OF_VALUE(log_of)
+FXMEM_AS_OF_VALUE(log1p_of)
+FXMEM_AS_OF_VALUE(erf_of)
+FXMEM_AS_OF_VALUE(tanh_of)
+#undef FXMEM_AS_OF_VALUE
 
 template <typename R>
 FXMEM_INLINE Quick<R> exp_of(Quick<R> x) {

@@ -56,17 +56,17 @@ Tensor from_output_backward(const Tensor& grad, const Tensor& y, const Tensor& b
   const std::string name = taken(function);
   const FromOutput to = prepare_from_output_backward(grad, y, branch, name, parameters);
   const auto* bits = static_cast<const uint8_t*>(branch.const_data_ptr());
-  const auto call = [&](auto f, auto real) {
+  with_activation(name, [&](auto f) {
     using F = decltype(f);
-    using R = decltype(real);
     if constexpr (F::kBranches != 0) {
-      launch(y, units(y), &slope_kernel<F, R>, to.grad->const_data_ptr(), to.in.const_data_ptr(),
-             bits, to.out.mutable_data_ptr(), y.numel(), stored(y.scalar_type()),
-             Parameters<F, R>(to.parameters.data()));
+      with_real(y.scalar_type(), [&](auto real) {
+        using R = decltype(real);
+        launch(y, units(y), &slope_kernel<F, R>, to.grad->const_data_ptr(), to.in.const_data_ptr(),
+               bits, to.out.mutable_data_ptr(), y.numel(), stored(y.scalar_type()),
+               Parameters<F, R>(to.parameters.data()));
+      });
     }
-  };
-  with_activation(name,
-                  [&](auto f) { with_real(y.scalar_type(), [&](auto real) { call(f, real); }); });
+  });
   return to.out;
 }
 

@@ -36,9 +36,7 @@ struct Span {
 // Calls for each unit that this thread works on.
 template <typename Call>
 __device__ void for_units(int64_t n, const Call& call) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t u = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; u * kUnit < n;
-       u += stride) {
+  for (int64_t u = this_thread(); u * kUnit < n; u += all_threads()) {
     const int64_t left = n - u * kUnit;
     call(Span{u * kUnit, static_cast<int>(left < kUnit ? left : kUnit)});
   }
@@ -67,7 +65,7 @@ template <typename T, typename R>
 __device__ void load_as(const void* x, Span span, Unit<R>& unit) {
   constexpr int kPiece = kVector<T> < kUnit ? kVector<T> : kUnit;
   const T* from = static_cast<const T*>(x) + span.first;
-  const bool aligned = reinterpret_cast<uintptr_t>(from) % 16 == 0;
+  const bool aligned = is_aligned(from);
 #pragma unroll
   for (int i = 0; i < kUnit; i += kPiece) {
     const Block<T, kPiece> piece = load<kPiece>(from + i, span.count - i, aligned);

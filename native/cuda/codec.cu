@@ -40,9 +40,9 @@ __global__ void encode_kernel(const T* x, uint8_t* codes, uint16_t* scales, int6
                               int lanes, const int64_t* seed, bool aligned) {
   constexpr int kWidth = kVector<T>;
   const int64_t groups = (n + group - 1) / group;
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads / lanes;
+  const int64_t stride = all_threads() / lanes;
   const int lane = threadIdx.x % lanes;
-  const int64_t start = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / lanes;
+  const int64_t start = this_thread() / lanes;
   const uint64_t seed_value = kStochastic ? static_cast<uint64_t>(*seed) : 0;
   // Whole warps stay in the loop, on the last group if need be: the shuffles want every lane.
   for (int64_t g = start; __any_sync(0xFFFFFFFFU, g < groups); g += stride) {
@@ -99,9 +99,9 @@ __global__ void decode_kernel(const uint8_t* codes, const uint16_t* scales, T* o
                               int group, int lanes, bool aligned) {
   constexpr int kWidth = kVector<T>;
   const int64_t groups = (n + group - 1) / group;
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads / lanes;
+  const int64_t stride = all_threads() / lanes;
   const int lane = threadIdx.x % lanes;
-  const int64_t start = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / lanes;
+  const int64_t start = this_thread() / lanes;
   for (int64_t g = start; g < groups; g += stride) {
     const Place at = place_of<kBits>(g, group, n, lane, kWidth);
     const Scale scale = take_scale<kBits>(scales, g);

@@ -8,6 +8,7 @@ namespace fxmem {
 namespace {
 
 constexpr int kUnit = 8;
+constexpr int kUnitBytes = kUnit * sizeof(float);  // at most; loaded as one block
 
 // The unit of group g that this thread's lane holds.
 struct Unit {
@@ -29,9 +30,9 @@ template <typename T, int kBits, bool kStochastic>
 __global__ void encode_kernel(const T* x, uint8_t* codes, uint16_t* scales, int64_t n, int group,
                               int lanes, const int64_t* seed, bool aligned) {
   const int64_t groups = (n + group - 1) / group;
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads / lanes;
+  const int64_t stride = all_threads() / lanes;
   const int lane = threadIdx.x % lanes;
-  const int64_t start = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / lanes;
+  const int64_t start = this_thread() / lanes;
   const uint64_t seed_value = kStochastic ? static_cast<uint64_t>(*seed) : 0;
   // Whole warps stay in the loop, on the last group if need be: the shuffles want every lane.
   for (int64_t g = start; __any_sync(0xFFFFFFFFU, g < groups); g += stride) {
@@ -70,9 +71,9 @@ template <typename T, int kBits>
 __global__ void decode_kernel(const uint8_t* codes, const uint16_t* scales, T* out, int64_t n,
                               int group, int lanes, bool aligned) {
   const int64_t groups = (n + group - 1) / group;
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads / lanes;
+  const int64_t stride = all_threads() / lanes;
   const int lane = threadIdx.x % lanes;
-  const int64_t start = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / lanes;
+  const int64_t start = this_thread() / lanes;
   for (int64_t g = start; g < groups; g += stride) {
     const Unit unit = unit_of<kBits>(g, group, n, lane);
     const Scale scale = take_scale<kBits>(scales, g);
@@ -101,11 +102,6 @@ void with_kind(ScalarType dtype, int64_t bits, const Call& call) {
   });
 }
 
-// A unit of float32 is 32 bytes, and is loaded as one block.
-inline bool is_unit_aligned(const void* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % 32 == 0;
-}
-
 }  // namespace
 
 void encode_stream(const Encoding& to, int64_t bits, int64_t group, const int64_t* seed) {
@@ -119,7 +115,7 @@ void encode_stream(const Encoding& to, int64_t bits, int64_t group, const int64_
     const auto kernel =
         seed != nullptr ? &encode_kernel<T, k.value, true> : &encode_kernel<T, k.value, false>;
     launch(to.x, ceil_div(n, group) * lanes, kernel, from, codes, scales, n,
-           static_cast<int>(group), lanes, seed, is_unit_aligned(from));
+           static_cast<int>(group), lanes, seed, is_aligned(from, kUnitBytes));
   });
 }
 
@@ -133,7 +129,7 @@ void decode_stream(const Tensor& codes, const Tensor& scales, Tensor& out, int64
     using T = decltype(type);
     auto* to = static_cast<T*>(out.mutable_data_ptr());
     launch(out, ceil_div(n, group) * lanes, &decode_kernel<T, k.value>, from, scale, to, n,
-           static_cast<int>(group), lanes, is_unit_aligned(to));
+           static_cast<int>(group), lanes, is_aligned(to, kUnitBytes));
   });
 }
 

@@ -60,8 +60,8 @@ __device__ inline void store(const Block<T, kCount>& block, T* to, int present, 
   }
 }
 
-inline bool is_aligned(const void* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+FXMEM_INLINE bool is_aligned(const void* pointer, size_t bytes = 16) {
+  return reinterpret_cast<uintptr_t>(pointer) % bytes == 0;
 }
 
 }  // namespace fxmem

@@ -13,6 +13,12 @@ namespace fxmem {
 
 constexpr int kThreads = 256;
 
+// Of all threads of a launch, which one this is, and how many there are.
+__device__ inline int64_t this_thread() {
+  return static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+}
+__device__ inline int64_t all_threads() { return static_cast<int64_t>(gridDim.x) * kThreads; }
+
 // Runs kernel(arguments...) with enough blocks for `threads` threads; kernels loop over what is
 // left.
 template <typename... Parameters, typename... Arguments>

@@ -16,9 +16,7 @@ __device__ inline uint64_t load_word(const uint8_t* from, int count, bool aligne
 
 template <int kBits>
 __global__ void pack_kernel(const uint8_t* x, uint8_t* packed, int64_t n, bool aligned) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t u = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; u * 8 < n;
-       u += stride) {
+  for (int64_t u = this_thread(); u * 8 < n; u += all_threads()) {
     const int count = static_cast<int>(n - u * 8 < 8 ? n - u * 8 : 8);
     const uint64_t stream = squeeze<kBits>(load_word(x + u * 8, count, aligned));
     const int bytes = (count * kBits + 7) / 8;
@@ -31,9 +29,7 @@ __global__ void pack_kernel(const uint8_t* x, uint8_t* packed, int64_t n, bool a
 
 template <int kBits>
 __global__ void unpack_kernel(const uint8_t* packed, uint8_t* out, int64_t n) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t u = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; u * 8 < n;
-       u += stride) {
+  for (int64_t u = this_thread(); u * 8 < n; u += all_threads()) {
     const int count = static_cast<int>(n - u * 8 < 8 ? n - u * 8 : 8);
     const int bytes = (count * kBits + 7) / 8;
     uint64_t stream = 0;

@@ -12,9 +12,7 @@ constexpr int kByte = 8;  // elements of a byte of each stream
 
 template <typename T>
 __global__ void flags_kernel(const T* x, uint8_t* bits, uint8_t* passes, int64_t n, bool aligned) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t b = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; b * kByte < n;
-       b += stride) {
+  for (int64_t b = this_thread(); b * kByte < n; b += all_threads()) {
     const int64_t left = n - b * kByte;
     const int present = static_cast<int>(left < kByte ? left : kByte);
     const Block<T, kByte> loaded = load<kByte>(x + b * kByte, present, aligned);
@@ -33,9 +31,9 @@ __global__ void flags_kernel(const T* x, uint8_t* bits, uint8_t* passes, int64_t
 // A lane adds up every 16th magnitude of a row.
 template <typename T>
 __global__ void means_kernel(const T* x, T* means, int64_t rows, int64_t columns) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads / kSignLanes;
+  const int64_t stride = all_threads() / kSignLanes;
   const int lane = threadIdx.x % kSignLanes;
-  const int64_t start = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kSignLanes;
+  const int64_t start = this_thread() / kSignLanes;
   // Whole warps stay in the loop: the shuffles want every lane.
   for (int64_t row = start; __any_sync(0xFFFFFFFFU, row < rows); row += stride) {
     double sum = 0;
@@ -53,7 +51,7 @@ template <typename T>
 void run(Signs& to) {
   const auto* x = static_cast<const T*>(to.x.const_data_ptr());
   const int64_t n = to.x.numel(), rows = to.x.size(0);
-  const bool aligned = reinterpret_cast<uintptr_t>(x) % sizeof(Block<T, kByte>) == 0;
+  const bool aligned = is_aligned(x, sizeof(Block<T, kByte>));
   launch(to.x, ceil_div(n, kByte), &flags_kernel<T>, x,
          static_cast<uint8_t*>(to.bits.mutable_data_ptr()),
          static_cast<uint8_t*>(to.passes.mutable_data_ptr()), n, aligned);

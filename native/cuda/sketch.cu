@@ -191,9 +191,7 @@ template <typename T>
 __global__ void sampled_kernel(Task task) {
   const auto seed = static_cast<uint64_t>(*task.seed);
   const int64_t count = block_count(task.n, task.rows);
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-       i < task.rows * task.width; i += stride) {
+  for (int64_t i = this_thread(); i < task.rows * task.width; i += all_threads()) {
     const int64_t row = i / task.width;
     // The last block whose first row is not below this one: rows * b / count <= row.
     const SketchBlock block = block_at(task.n, task.rows, ((row + 1) * count - 1) / task.rows);

@@ -13,9 +13,7 @@ __global__ void windows_kernel(WindowTask task, Word filling, int64_t count) {
   const int64_t words = task.part() / sizeof(Word);
   const auto* x = reinterpret_cast<const Word*>(task.x);
   auto* out = reinterpret_cast<Word*>(task.out);
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
-       i += stride) {
+  for (int64_t i = this_thread(); i < count; i += all_threads()) {
     const int64_t element = i / words, window = element / task.to.kernel[1] / task.to.kernel[0];
     const int64_t place = window % task.places, line = place / task.to.outs[1];
     const int64_t down = element / task.to.kernel[1] % task.to.kernel[0];
@@ -38,9 +36,11 @@ void run_as(const Tensor& x, const WindowTask& task) {
 }
 
 void run(const Tensor& x, const WindowTask& task) {
-  if (task.part() % sizeof(uint4) == 0 && is_aligned(task.x)) return run_as<uint4>(x, task);
-  const bool fours = task.part() % 4 == 0 && reinterpret_cast<uintptr_t>(task.x) % 4 == 0;
-  if (fours) return run_as<uint32_t>(x, task);
+  const auto fits = [&](int bytes) {
+    return task.part() % bytes == 0 && is_aligned(task.x, bytes);
+  };
+  if (fits(sizeof(uint4))) return run_as<uint4>(x, task);
+  if (fits(sizeof(uint32_t))) return run_as<uint32_t>(x, task);
   run_as<uint8_t>(x, task);
 }
 

@@ -52,7 +52,6 @@ inline void wait(State state) {
   const unsigned me = thread.x;
   fibers[me].state = state;
   swapcontext(&fibers[me].context, &scheduler);
-  thread.x = me;
 }
 
 inline bool all(int from, int to, State state) {

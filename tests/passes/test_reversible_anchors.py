@@ -44,15 +44,9 @@ def as_dtype(given, dtype):
     return [t.detach().to(dtype).requires_grad_() for t in given]
 
 
-@pytest.mark.parametrize(
-    "dtype, depth, kept",
-    [
-        (torch.float64, 30, 0),
-        (torch.float64, 80, 4),
-    ],
-)
-def test_sums_are_anchored_in_pairs(dtype, depth, kept):
-    given = as_dtype((*inputs(8, 16), *weights(depth)), dtype)
+@pytest.mark.parametrize("depth, kept", [(30, 0), (80, 4)])
+def test_sums_are_anchored_in_pairs(depth, kept):
+    given = as_dtype((*inputs(8, 16), *weights(depth)), torch.float64)
     assert kept_on_the_way(run, *given) == kept
 
 

@@ -51,7 +51,7 @@ NETS = {
 }
 
 
-def halves(depth, dtype=torch.bfloat16):
+def rounded(depth, dtype=torch.bfloat16):
     return as_dtype((*inputs(8, 16), *weights(depth)), dtype)
 
 
@@ -67,7 +67,7 @@ def grown(a, b, *ws):
 def test_nothing_is_kept_on_the_way(name):
     net, each = NETS[name]
     depth = 14 // each
-    (note,) = partitioned(net, *halves(depth), policy=asked()).plan.notes
+    (note,) = partitioned(net, *rounded(depth), policy=asked()).plan.notes
     assert note == (
         "reversible: 14 links are recomputed from their last two states, float32 for bfloat16"
     )
@@ -79,7 +79,7 @@ def test_nothing_is_kept_on_the_way(name):
 def test_error(name, dtype):
     """Against fp64: no worse than that of half precision with every state kept."""
     net, each = NETS[name]
-    given = halves(24 // each, dtype)
+    given = rounded(24 // each, dtype)
     exact = gradients(net, *as_dtype(given, torch.float64))
     found, plain = (gradients(net, *given, policy=p) for p in (asked(), OFF))
     assert error(found, exact) <= 1.05 * error(plain, exact)
@@ -87,7 +87,7 @@ def test_error(name, dtype):
 
 def kept(net, depth, dtype):
     torch._dynamo.reset()
-    return partitioned(net, *halves(depth, dtype), policy=asked()).plan.after
+    return partitioned(net, *rounded(depth, dtype), policy=asked()).plan.after
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -103,7 +103,7 @@ def test_float32_is_carried_in_float64_where_that_keeps_less():
 @pytest.mark.parametrize("net, depth", [(grown, 14), (momentum(0.5), 10)])
 def test_what_float64_gives_float32(net, depth):
     """No state is kept on the way, and the gradient is as good as with all of them kept."""
-    given = halves(depth, torch.float32)
+    given = rounded(depth, torch.float32)
     (note,) = partitioned(net, *given, policy=asked()).plan.notes
     assert note.endswith("last two states, float64 for float32")
     exact = gradients(net, *as_dtype(given, torch.float64))
@@ -113,7 +113,7 @@ def test_what_float64_gives_float32(net, depth):
 
 
 def test_with_anchors_that_are_asked_for_states_stay_as_they_are():
-    (note,) = partitioned(run, *halves(14), policy=asked(anchor=8)).plan.notes
+    (note,) = partitioned(run, *rounded(14), policy=asked(anchor=8)).plan.notes
     assert "two states, bfloat16; 2 states are kept" in note
 
 
@@ -126,7 +126,7 @@ def test_states_used_elsewhere():
             aside = aside + b.exp().sum()
         return a * b, aside, b
 
-    given = halves(8)
+    given = rounded(8)
     g = partitioned(f, *given, policy=asked())
     assert links(g.plan) == [8] and "float32 for bfloat16" in g.plan.notes[0]
     exact = gradients(f, *as_dtype(given, torch.float64))
@@ -162,13 +162,13 @@ def test_sizes_that_change_among_the_operands():
             a, b = b, (a + size) + branch(b, w)
         return a * b
 
-    plan = partitioned(f, *halves(6), policy=asked(), dynamic=True).plan
+    plan = partitioned(f, *rounded(6), policy=asked(), dynamic=True).plan
     assert links(plan) == [6] and "float32 for bfloat16" in plan.notes[0]
 
 
 class TestGraph(TestCase):
     def test_forward(self):
-        g = partitioned(run, *halves(8), policy=asked())
+        g = partitioned(run, *rounded(8), policy=asked())
         text = g.forward.text.replace("convert_element_type", "cast").replace("_default", "")
         head = [line.split(" = ") for line in text.split("sin: ")[1].splitlines()[:9]]
         self.assertExpectedInline(
