@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import fx
+from torch._functorch import partitioners
 from torch._functorch._aot_autograd import descriptors
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 
-__all__ = ["hint", "min_cut_rematerialization_partition", "saved_descriptors"]
+__all__ = ["hint", "may_recompute", "min_cut_rematerialization_partition", "saved_descriptors"]
 
 _Saved = descriptors.SavedForBackwardsAOTOutput
 _SavedNoCheck = getattr(descriptors, "SavedForBackwardsNoVcCheckAOTOutput", _Saved)
+
+
+@contextmanager
+def may_recompute(operators: Collection[torch._ops.OpOverloadPacket]) -> Iterator[None]:
+    """Let min-cut recompute these operators as well: it has a list of its own, and no option."""
+    default = partitioners.get_default_op_list
+
+    def more() -> Any:
+        ops = default()
+        ops.recomputable_ops.update(operators)
+        return ops
+
+    with mock.patch.object(partitioners, default.__name__, more):
+        yield
 
 
 def saved_descriptors(saved: list[fx.Node]) -> list[Any]:

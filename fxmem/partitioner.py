@@ -15,8 +15,10 @@ from torch._functorch import config
 from torch._inductor.custom_graph_pass import CustomPartitionerFn, get_hash_for_files
 
 from fxmem import history, ops
+from fxmem.compat import may_recompute
 from fxmem.passes import rule
 from fxmem.passes.graph import regions
+from fxmem.passes.joint.codes import join_codes, recomputable, split_codes
 from fxmem.passes.joint.copies import recompute_copies
 from fxmem.passes.joint.cut import cut
 from fxmem.passes.joint.frozen import forget_frozen
@@ -76,6 +78,8 @@ class Partitioner(CustomPartitionerFn):
         forget_frozen(gm)
         if self.policy.allows("seeds"):
             recompute_random(gm)
+        if self.policy.allows("remat"):
+            split_codes(gm)
         pair, plan = self._planned(gm, joint_inputs, **kwargs)
         pair.forward.meta[PLAN] = plan
         return pair, plan
@@ -131,7 +135,10 @@ class Partitioner(CustomPartitionerFn):
     ) -> tuple[Pair, list[str]]:
         if self.policy.allows("remat"):
             recompute_copies(gm)
-        halves, refused = cut(gm, joint_inputs, self.policy, **kwargs)
+        with may_recompute(recomputable(gm)):
+            halves, refused = cut(gm, joint_inputs, self.policy, **kwargs)
+        for half in halves:
+            join_codes(half)
         outputs = release(halves[0], kwargs["num_fwd_outputs"])
         pair = Pair(*halves, outputs, _static(halves[0], **kwargs))
         keep_sources(pair)

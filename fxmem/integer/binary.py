@@ -1,9 +1,9 @@
 """Layers of 1-bit weights: BinaryNet's and XNOR-Net's on 1-bit inputs, BinaryConnect's on real.
 
-A product of signs is xnor and popcount. Kept are the weight's signs and the input's, a bit each,
-with the mask |x| <= 1 of the gradient, another bit; of XNOR-Net's also its scales, one an output's
-place and one a filter, which count as constants in the input's gradient. Errors and gradients are
-real: their products read the signs unpacked.
+A product of signs is xnor and popcount. Kept are the input's signs, a bit each, with the mask
+|x| <= 1 of the gradient, another bit; of XNOR-Net's also its scale, one an output's place, which
+counts as a constant in the input's gradient, as the filters' do. Errors and gradients are real:
+their products read the signs unpacked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fxmem.quantizers import XnorWeight, input_scale
 
 from .masks import masked
 from .methods import BINARY, BinaryMethod
-from .operators import define_layers
+from .operators import Kind, define_layers
 from .products import joined
 from .window import Dense, Window, lead_of, window_of
 
@@ -30,11 +30,12 @@ def _signs(bits: torch.Tensor, size, dtype: torch.dtype) -> torch.Tensor:
     return ops.lookup(bits, (-1.0, 1.0), 1, tuple(size), stride, dtype)
 
 
-def _alpha(magnitude: torch.Tensor, weight: torch.Tensor, method: BinaryMethod) -> torch.Tensor:
-    """The weight's scale, 0-dimensional or one a filter in dimension 0."""
+def _filters(weight: torch.Tensor, method: BinaryMethod, dtype: torch.dtype):
+    """The weight's signs in bits, and its scale, 0-dimensional or one a filter in dimension 0."""
+    bits, _, magnitude = signs(weight.to(dtype).flatten(1))
     if isinstance(method.weight, XnorWeight):
-        return magnitude.view(-1, *(1 for _ in weight.shape[1:]))
-    return magnitude.new_ones(())
+        return bits, magnitude.view(-1, *(1 for _ in weight.shape[1:]))
+    return bits, magnitude.new_ones(())
 
 
 def _words(x: torch.Tensor, bits: torch.Tensor, groups: int) -> torch.Tensor:
@@ -97,35 +98,43 @@ def _real(x, weight, geometry):
     return last.permute(0, 2, 3, 1)
 
 
+def codes(x, window, name):
+    """What is kept of an input: its signs, XNOR-Net's K, the mask; of real inputs nothing."""
+    method, x = BINARY[name], x.contiguous()
+    wide = torch.promote_types(x.dtype, torch.float32)
+    one = x.new_ones((), dtype=wide)
+    if not method.signs:
+        none = x.new_empty(0, dtype=torch.uint8)
+        return none, one, none.clone()
+    bits, mask, magnitude = signs(x.to(wide).reshape(-1, x.size(-1) // window.groups))
+    return bits, _scale(magnitude, x, window) if method.scaled else one, mask
+
+
 def layer(x, weight, bias, geometry, name):
-    """The outputs channels-last, and what is kept; of real inputs x itself is."""
+    """The outputs channels-last, and what is kept."""
     method, wide = BINARY[name], torch.promote_types(x.dtype, torch.float32)
     x, weight = x.contiguous(), weight.contiguous()
-    window, one = window_of(weight, geometry), x.new_ones((), dtype=wide)
-    w_bits, _, filters = signs(weight.to(wide).flatten(1))
-    alpha = _alpha(filters, weight, method)
+    window = window_of(weight, geometry)
+    kept = codes(x, window, name)
+    w_bits, alpha = _filters(weight, method, wide)
     if method.signs:
-        rows = x.to(wide).reshape(-1, x.size(-1) // window.groups)
-        x_bits, mask, magnitude = signs(rows)
-        k = _scale(magnitude, x, window) if method.scaled else one
-        y = _outputs(x, weight, (x_bits, w_bits), k, alpha, window)
-        y, kept = y.view(*lead_of(x, window), weight.size(0)), (x_bits, k, mask)
+        y = _outputs(x, weight, (kept[0], w_bits), kept[1], alpha, window)
+        y = y.view(*lead_of(x, window), weight.size(0))
     else:
-        none = x.new_empty(0, dtype=torch.uint8)
         y = _real(x.to(wide), weight, geometry) * (alpha.reshape(-1) if alpha.dim() else alpha)
-        kept = none, one, none.clone()
     y = y if bias is None else y.add_(bias)
-    return y.to(x.dtype), *kept, w_bits, alpha
+    return y.to(x.dtype), *kept
 
 
 def gradients(grad, kept, weight, size, geometry, name, wants):
     """The gradients of x and weight channels-last, empty where nobody wants them."""
-    x, k, mask, w_bits, alpha = kept
+    x, k, mask = kept
     method, dtype, window = BINARY[name], grad.dtype, window_of(weight, geometry)
     grad = grad.to(torch.promote_types(dtype, torch.float32)).contiguous()
     grad = grad * _each(k, window, weight) if method.scaled else grad
     x_grad, w_grad = grad.new_empty(0), grad.new_empty(0)
     if wants[0]:
+        w_bits, alpha = _filters(weight.contiguous(), method, grad.dtype)
         right = _signs(w_bits, weight.shape, grad.dtype)
         right = right if alpha.dim() == 0 else right.mul_(alpha)
         x_grad = window.input_gradient(grad, right, size)
@@ -145,4 +154,6 @@ def _keeps_input(method: str) -> bool:
     return not BINARY[method].signs
 
 
-binary_linear, binary_conv2d = define_layers("binary", layer, gradients, _autocast, _keeps_input)
+binary_linear, binary_conv2d = define_layers(
+    Kind("binary", codes, layer, gradients, _autocast, _keeps_input)
+)

@@ -1,8 +1,8 @@
 """Linear layers and convolutions of integers: what the forward's product read is what is kept.
 
-`y = linear(x, w)` with x and w quantized; kept for the backward are the codes of both, in a
-method's bits, with a mask of one bit an element where its gradient has one. Nothing of x in
-floating point is kept.
+`y = linear(x, w)` with x and w quantized; kept for the backward are the codes of x, in a method's
+bits, with a mask of one bit an element where its gradient has one. Nothing of x in floating point
+is kept.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from . import products
 from .masks import masked
 from .methods import method_of
 from .operand import Operand
-from .operators import define_layers
-from .window import lead_of, window_of
+from .operators import Kind, define_layers
+from .window import Dense, lead_of, window_of
 
 
 def _mask(x: torch.Tensor, quantizer: Quantizer) -> torch.Tensor:
@@ -26,25 +26,33 @@ def _mask(x: torch.Tensor, quantizer: Quantizer) -> torch.Tensor:
     return ops.pack(quantizer.passes(x))
 
 
+def codes(x, window, name):
+    """What is kept of an input: its codes as stored, their scale, and its gradient's mask."""
+    quantizer, x = method_of(name, not isinstance(window, Dense)).activation, x.contiguous()
+    left = Operand.of(x, quantizer)
+    return left.stored, left.scale, _mask(x, quantizer)
+
+
 def layer(x, weight, bias, geometry, name):
     """The outputs channels-last, and what is kept."""
-    method, x = method_of(name, bool(geometry)), x.contiguous()
-    left, right = Operand.of(x, method.activation), Operand.of(weight, method.weight)
+    method, window = method_of(name, bool(geometry)), window_of(weight, geometry)
+    kept = codes(x, window, name)
+    left = Operand(*kept[:2], method.activation, tuple(x.shape))
+    right = Operand.of(weight, method.weight)
     wide = torch.promote_types(x.dtype, torch.float32)
-    window = window_of(weight, geometry)
     y = products.forward(left, right, window, lead_of(x, window), wide)
     y = (y if bias is None else y.add_(bias)).to(x.dtype)
-    return y, left.stored, left.scale, _mask(x, method.activation), right.stored, right.scale
+    return y, *kept
 
 
 def gradients(grad, kept, weight, size, geometry, name, wants):
     """The gradients of x and weight channels-last, empty where nobody wants them."""
-    x_codes, x_scale, mask, w_codes, w_scale = kept
+    x_codes, x_scale, mask = kept
     method, dtype = method_of(name, bool(geometry)), grad.dtype
     grad = grad.to(torch.promote_types(dtype, torch.float32)).contiguous()
     window = window_of(weight, geometry)
     left = Operand(x_codes, x_scale, method.activation, tuple(size))
-    right = Operand(w_codes, w_scale, method.weight, tuple(weight.shape))
+    right = Operand.of(weight, method.weight) if wants[0] else None
     errors = method.input_error, method.weight_error
     both = products.shared_error(grad, left, right, errors) if all(wants) else None
     errors = errors if both is None else (both, both)
@@ -69,4 +77,4 @@ def _autocast(device, x, weight, bias, *given):
     return x.to(torch.get_autocast_dtype(device)), weight, bias, *given
 
 
-integer_linear, integer_conv2d = define_layers("integer", layer, gradients, _autocast)
+integer_linear, integer_conv2d = define_layers(Kind("integer", codes, layer, gradients, _autocast))

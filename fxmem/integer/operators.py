@@ -1,13 +1,13 @@
 """A method's layers as operators: a linear one and a convolution, with their gradients.
 
-Inside, everything is channels-last; a method's `layer(x, weight, bias, geometry, name)` returns the
-outputs and what is kept, its `gradients(grad, kept, weight, size, geometry, name, wants)` those of
-x and weight.
+The weight itself lasts until the backward, which quantizes it again: that takes little time, and
+the codes would be kept once a layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -15,47 +15,69 @@ from fxmem.ops.integer.channels_last import channels_last
 from fxmem.ops.native import Derivative, compose, underivable
 
 from . import checks
+from .window import Dense, window_of
 
 Operator = torch._ops.OpOverload
 SECOND = "its gradient is that of a rounding, which has no second derivative. Detach it"
-KEPT = ("x_codes", "x_scale", "mask", "w_codes", "w_scale")
+CODES = "codes of a layer's input have no derivative: its layer has. Detach it"
+KEPT = "Tensor codes, Tensor scale, Tensor mask"
 GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, "
 
 
-def define_layers(
-    kind: str,
-    layer: Callable,
-    gradients: Callable,
-    autocast: Callable,
-    keeps_input: Callable[[str], bool] = lambda method: False,
-) -> tuple[Operator, Operator]:
-    """Make `fxmem::{kind}_linear` and `fxmem::{kind}_conv2d`.
+@dataclass(frozen=True)
+class Kind:
+    """How a family of methods computes a layer; inside, everything is channels-last.
 
-    Where `keeps_input(method)`, x itself is kept in place of its codes.
+    Attributes:
+        codes: of (x, window, method): what is kept of x.
+        layer: of (x, weight, bias, geometry, method): the outputs, and that.
+        gradients: of (grad, kept, weight, size, geometry, method, wants): those of x and weight.
+        autocast: of (device, *arguments): the arguments where autocast is on.
+        keeps_input: of a method, whether x itself is kept in place of its codes.
     """
 
+    name: str
+    codes: Callable
+    layer: Callable
+    gradients: Callable
+    autocast: Callable
+    keeps_input: Callable[[str], bool] = lambda method: False
+
+
+def define_layers(kind: Kind) -> tuple[Operator, Operator]:
+    """Make `fxmem::{kind}_linear` and `fxmem::{kind}_conv2d`, and `..._codes` of their inputs."""
+
+    def linear_codes(x, method):
+        return kind.codes(x, Dense(), method)
+
     def linear(x, weight, bias, method):
-        checks.linear(f"{kind}_linear", x, weight, bias)
-        return layer(x, weight, bias, (), method)
+        checks.linear(f"{kind.name}_linear", x, weight, bias)
+        return kind.layer(x, weight, bias, (), method)
 
     def linear_backward(grad, *args):
         *kept, weight, size, method, wants_x, wants_weight = args
-        return gradients(grad, kept, weight, list(size), (), method, (wants_x, wants_weight))
+        wants = wants_x, wants_weight
+        return kind.gradients(grad, kept, weight, list(size), (), method, wants)
+
+    def conv2d_codes(x, weight, *given):
+        *geometry, method = given
+        window = window_of(channels_last(weight), geometry)
+        return kind.codes(channels_last(x), window, method)
 
     def conv2d(x, weight, bias, *given):
         *geometry, method = given
-        checks.conv2d(f"{kind}_conv2d", x, weight, bias, geometry)
-        y, *kept = layer(*(channels_last(it) for it in (x, weight)), bias, geometry, method)
+        checks.conv2d(f"{kind.name}_conv2d", x, weight, bias, geometry)
+        y, *kept = kind.layer(channels_last(x), channels_last(weight), bias, geometry, method)
         return _first(y), *kept
 
     def conv2d_backward(grad, x, *args):
         *args, wants_x, wants_weight = args
         *kept, weight, size, stride, padding, dilation, groups, method = args
         batch, channels, high, wide = size
-        x = channels_last(x) if keeps_input(method) and wants_weight else x
+        x = channels_last(x) if kind.keeps_input(method) and wants_weight else x
         given = [batch, high, wide, channels], (stride, padding, dilation, groups), method
         wants = wants_x, wants_weight
-        x_grad, w_grad = gradients(
+        x_grad, w_grad = kind.gradients(
             channels_last(grad), (x, *kept), channels_last(weight), *given, wants
         )
         return (
@@ -64,8 +86,8 @@ def define_layers(
         )
 
     return (
-        _define(f"{kind}_linear", "", linear, linear_backward, autocast, keeps_input),
-        _define(f"{kind}_conv2d", GEOMETRY, conv2d, conv2d_backward, autocast, keeps_input),
+        _define(kind, "linear", "", linear_codes, linear, linear_backward),
+        _define(kind, "conv2d", GEOMETRY, conv2d_codes, conv2d, conv2d_backward),
     )
 
 
@@ -83,40 +105,45 @@ def _as_given(x: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
 
 
 def _define(
-    name: str, geometry: str, kernel: Callable, backward: Callable, autocast, keeps_input
+    kind: Kind, layer: str, geometry: str, codes: Callable, kernel: Callable, backward: Callable
 ) -> Operator:
-    kept = [f"Tensor {it}" for it in KEPT]
-    operator = compose(
-        name,
-        f"(Tensor x, Tensor weight, Tensor? bias, {geometry}str method) -> "
-        f"({', '.join(['Tensor y', *kept])})",
-        kernel=kernel,
-        derivative=Derivative(_deriver(name), _setup(keeps_input)),
-        autocast=autocast,
+    name = f"{kind.name}_{layer}"
+    # Its size says of where XNOR-Net's K is the mean.
+    weight = "Tensor weight, " if geometry else ""
+    compose(
+        f"{name}_codes",
+        f"(Tensor x, {weight}{geometry}str method) -> ({KEPT})",
+        kernel=codes,
+        derivative=underivable(f"{name}_codes", CODES),
     )
     compose(
         f"{name}_backward",
-        f"(Tensor grad, {', '.join(kept)}, Tensor weight, SymInt[] size, {geometry}str method, "
+        f"(Tensor grad, {KEPT}, Tensor weight, SymInt[] size, {geometry}str method, "
         "bool wants_x, bool wants_weight) -> (Tensor x_grad, Tensor w_grad)",
         kernel=backward,
         derivative=underivable(f"{name}_backward", SECOND),
     )
-    return operator
+    return compose(
+        name,
+        f"(Tensor x, Tensor weight, Tensor? bias, {geometry}str method) -> (Tensor y, {KEPT})",
+        kernel=kernel,
+        derivative=Derivative(_deriver(name), _setup(kind.keeps_input)),
+        autocast=kind.autocast,
+    )
 
 
 def _setup(keeps_input: Callable[[str], bool]) -> Callable:
     def setup(ctx, inputs, output):
         x, weight, _, *ctx.given = inputs
-        _, *outputs = output
-        ctx.mark_non_differentiable(*outputs)
+        _, codes, scale, mask = output
+        ctx.mark_non_differentiable(codes, scale, mask)
         ctx.size = x.shape
-        x_codes, x_scale, mask, w_codes, w_scale = outputs
         wants_x, wants_weight = ctx.needs_input_grad[:2]
-        left = x if keeps_input(ctx.given[-1]) else x_codes
-        # Each operand is for the other's gradient, the mask for the input's.
+        # The input is for the weight's gradient, the mask for its own.
+        left = x if keeps_input(ctx.given[-1]) else codes
         left = left if wants_weight else left.new_empty(0)
-        pair = (mask, w_codes) if wants_x else (mask.new_empty(0), w_codes.new_empty(0))
-        ctx.save_for_backward(left, x_scale, *pair, w_scale, weight)
+        mask = mask if wants_x else mask.new_empty(0)
+        ctx.save_for_backward(left, scale, mask, weight)
 
     return setup
 

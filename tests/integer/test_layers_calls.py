@@ -33,6 +33,21 @@ def test_opcheck_conv2d(method):
     library.opcheck(operator(method, "conv2d"), args)
 
 
+@pytest.mark.parametrize(
+    "method", ["int8", "wageubn8", "dorefa:2,2,32", "binarynet", "xnor", "bwn"]
+)
+@pytest.mark.parametrize("layer", ["linear", "conv2d"])
+def test_codes_alone_are_those_of_the_layer(method, layer):
+    x, weight, bias = (linear_operands if layer == "linear" else conv_operands)()
+    steps = [] if layer == "linear" else [[2, 1], [1, 0], [1, 1], 1]
+    _, *wanted = operator(method, layer)(x, weight, bias, *steps, method)
+    args = (x, method) if layer == "linear" else (x, weight, *steps, method)
+    args = tuple(it.detach() if isinstance(it, torch.Tensor) else it for it in args)
+    alone = operator(method, f"{layer}_codes")
+    assert all(map(torch.equal, alone(*args), wanted))
+    library.opcheck(alone, args)
+
+
 @pytest.mark.parametrize("method", ["int8", "wageubn8", "dorefa:2,2,32", "xnor"])
 def test_compiled(method):
     x, weight, bias = linear_operands()
