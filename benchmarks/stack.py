@@ -1,6 +1,7 @@
 """A stack of transformer blocks: kept bytes, peak, time, gradient error and compile time.
 
     python benchmarks/stack.py [--dtype fp32 bf16] [--mlp gelu swiglu] [--json PATH] [--quick]
+    python benchmarks/stack.py --width 768 --layers 4 --rows inductor int8,\ balanced
 
 Bytes, errors and compile times come from one process a row, with caches that begin empty; times
 from one process a model, in which all rows run in turn. Compile time is processor time of the
@@ -22,11 +23,12 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from stack_case import DTYPES, ROWS, Case, bias, build, error, gradient
+from stack_case import DTYPES, INTEGER, ROWS, Case, bias, build, error, gradient
 
 from fxmem.measure import kept, peak_bytes, step_times
 from fxmem.measure.text import MiB, aligned
 
+ALL = ROWS | INTEGER
 HEAD = ("", "kept MiB", "peak MiB", "time", "±", "gradient error", "compile", "bias")
 
 
@@ -35,13 +37,13 @@ def main() -> int:
     args = parse()
     if args.child:
         torch.set_num_threads(args.threads)
-        case = Case(args.mlp[0], args.dtype[0], args.layers, args.device)
+        case = Case(args.mlp[0], args.dtype[0], args.layers, args.width, args.device)
         found = times(case, args) if args.child == "times" else memory(case, args)
         args.json.write_text(json.dumps(found))
         return 0
     results = {}
     for mlp, dtype in product(args.mlp, args.dtype):
-        case = Case(mlp, dtype, args.layers, args.device)
+        case = Case(mlp, dtype, args.layers, args.width, args.device)
         results[f"{mlp} {dtype}"] = found = measured(case, args)
         print(f"\n{mlp} {dtype}, {args.layers} layers, {args.threads} thread(s)")
         print(table(found), "\n", flush=True)
@@ -52,6 +54,7 @@ def main() -> int:
             "settings": {
                 "device": args.device,
                 "layers": args.layers,
+                "width": args.width,
                 "threads": args.threads,
                 "rounds": args.rounds,
             },
@@ -65,9 +68,11 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--mlp", nargs="+", choices=("gelu", "swiglu"), default=["gelu", "swiglu"])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
+    rows = parser.add_argument("--rows", nargs="+", choices=ALL, default=list(ROWS), metavar="ROW")
+    rows.help = f"of {'; '.join(ALL)}; by default all but those of integers"
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15, help="of interleaved steps")
     parser.add_argument("--draws", type=int, default=64, help="of a random gradient")
@@ -126,7 +131,7 @@ def processor_seconds() -> float:
 def memory(case: Case, args: argparse.Namespace) -> dict[str, float]:
     """Measure one row, but for its step time."""
     [name] = args.rows
-    row = ROWS[name]
+    row = ALL[name]
     # What any first compilation pays: imports, the probing of the compiler.
     own_caches("warm-up")
     torch.compile(lambda x: x.exp().sum())(torch.randn(8, 8, requires_grad=True)).backward()
@@ -136,7 +141,7 @@ def memory(case: Case, args: argparse.Namespace) -> dict[str, float]:
     variant.step()
     found = {"compile": processor_seconds() - start}
     found |= {"kept": kept(variant.forward).nbytes, "peak": peak_bytes(variant.step, case.device)}
-    true = gradient(build(case, ROWS["eager"], torch.float64))
+    true = gradient(build(case, ALL["eager"], torch.float64))
     found["error"] = error(gradient(variant), true)
     return found | (bias(variant, true, args.draws) if row.random else {})
 
@@ -148,7 +153,7 @@ def times(case: Case, args: argparse.Namespace) -> dict[str, dict]:
     variants = {}
     for name in args.rows:
         own_caches(name)
-        variants[name] = build(case, ROWS[name])
+        variants[name] = build(case, ALL[name])
         variants[name].step()
     steps = {name: variant.step for name, variant in variants.items()}
     clocked = step_times(steps, args.rounds, case.device)
@@ -166,7 +171,7 @@ def table(found: dict[str, dict]) -> str:
         if "failed" in row:
             failures.append(f"{name}: {row['failed']}")
             continue
-        compiled = f"{row['compile'] / base:.2f}" if base and ROWS[name].way.backend else ""
+        compiled = f"{row['compile'] / base:.2f}" if base and ALL[name].way.backend else ""
         bias = "{mean_error:.2f}, z {z_rms:.2f} ≤ {z_most:.1f}" if "z_rms" in row else ""
         lines.append(
             (

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from fxmem.demo.ways import Way, fxmem, inductor
 from fxmem.measure import Variant
 
-WIDTH, HEADS, BATCH, TOKENS = 256, 8, 8, 256
+HEADS, BATCH, TOKENS = 8, 8, 256
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -23,15 +23,17 @@ class Case:
     mlp: str = "gelu"
     dtype: str = "fp32"
     layers: int = 8
+    width: int = 256
     device: str = "cpu"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way to run it, with or without torch's checkpoint around every block."""
+    """One way to run it; with torch's checkpoint around every block, or torchao's int8 layers."""
 
     way: Way
     checkpoint: bool = False
+    torchao: bool = False
 
     @property
     def random(self) -> bool:
@@ -68,6 +70,17 @@ ROWS = {
 }
 
 
+# Asked for by name: all linear layers but the first and the last compute in integers.
+INTEGER = {
+    **{
+        f"{method}, {preset}": Row(fxmem(preset, rules={"integer": method}))
+        for method in ("int8", "wageubn8")
+        for preset in ("exact", "balanced", "compact")
+    },
+    "torchao int8": Row(inductor(), torchao=True),
+}
+
+
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) · up(x)), without biases."""
 
@@ -88,13 +101,13 @@ def _gelu_mlp(width: int) -> nn.Sequential:
 class Block(nn.Module):
     """A pre-norm block: causal attention, then GELU with LayerNorm, or SwiGLU with RMSNorm."""
 
-    def __init__(self, mlp: str) -> None:
+    def __init__(self, mlp: str, width: int) -> None:
         super().__init__()
         norm, bias = (nn.LayerNorm, True) if mlp == "gelu" else (nn.RMSNorm, False)
-        self.norm1, self.norm2 = norm(WIDTH), norm(WIDTH)
-        self.qkv = nn.Linear(WIDTH, 3 * WIDTH, bias=bias)
-        self.out = nn.Linear(WIDTH, WIDTH, bias=bias)
-        self.mlp = _gelu_mlp(WIDTH) if mlp == "gelu" else SwiGLU(WIDTH, 704)
+        self.norm1, self.norm2 = norm(width), norm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.out = nn.Linear(width, width, bias=bias)
+        self.mlp = _gelu_mlp(width) if mlp == "gelu" else SwiGLU(width, 11 * width // 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         heads = self.qkv(self.norm1(x)).unflatten(-1, (3, HEADS, -1)).transpose(1, 3)
@@ -109,7 +122,7 @@ class Stack(nn.Module):
 
     def __init__(self, case: Case, by_block: bool = False) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(case.mlp) for _ in range(case.layers))
+        self.blocks = nn.ModuleList(Block(case.mlp, case.width) for _ in range(case.layers))
         self.by_block = by_block
 
     @property
@@ -131,10 +144,22 @@ def build(case: Case, row: Row, precision: torch.dtype | None = None) -> Variant
     torch.manual_seed(0)
     rounded = DTYPES[case.dtype]
     stack = Stack(case, row.checkpoint).to(rounded).to(case.device, precision or rounded)
-    data = (torch.randn(BATCH, TOKENS, WIDTH).to(rounded) for _ in range(2))
+    if row.torchao:
+        _swap_layers(stack)
+    data = (torch.randn(BATCH, TOKENS, case.width).to(rounded) for _ in range(2))
     x, weight = (value.to(case.device, stack.dtype) for value in data)
     model = row.way.compile(stack)
     return Variant(stack, lambda: (model(x) * weight).sum())
+
+
+def _swap_layers(stack: Stack) -> None:
+    """Let torchao compute in int8 what the integer rule does."""
+    from torchao import quantize_
+    from torchao.prototype.quantized_training import int8_mixed_precision_training
+
+    layers = [layer for layer in stack.modules() if isinstance(layer, nn.Linear)][1:-1]
+    chosen = int8_mixed_precision_training()
+    quantize_(stack, chosen, lambda layer, _: any(layer is it for it in layers))
 
 
 def gradient(variant: Variant) -> list[torch.Tensor]:

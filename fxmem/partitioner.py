@@ -137,14 +137,14 @@ class Partitioner(CustomPartitionerFn):
             recompute_copies(gm)
         with may_recompute(recomputable(gm)):
             halves, refused = cut(gm, joint_inputs, self.policy, **kwargs)
-        for half in halves:
-            join_codes(half)
         outputs = release(halves[0], kwargs["num_fwd_outputs"])
         pair = Pair(*halves, outputs, _static(halves[0], **kwargs))
         keep_sources(pair)
         notes = [*notes, *refused]
         if self.policy.allows("discrete"):
             hoist_discrete(pair, self.policy)
+        for half in halves:
+            join_codes(half)
         return pair, notes
 
     def _least(self, candidates: list[Candidate]) -> tuple[Candidate, Planned]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from fxmem.passes.forward.emit import erase
 from fxmem.passes.forward.nested import called
 from fxmem.passes.forward.traced import dtype_of, shape_of, traced
 from fxmem.passes.forward.uses import differentiable
-from fxmem.passes.graph import module_path
+from fxmem.passes.graph import ORIGIN, module_path
 from fxmem.plan import Plan, Refusal, Residual, Site
 from fxmem.policy import Policy
 
@@ -140,15 +140,20 @@ def _flat(value: Any, name: str) -> Any:
 def _replace(graph: fx.Graph, node: fx.Node, method: str) -> None:
     given, weight = _given(node), _weight(node)
     steps = [list(it) if isinstance(it, tuple) else it for it in _steps(given, weight)]
-    flat = weight.dim() == 3
+    flat, origin = weight.dim() == 3, {key: node.meta[key] for key in ORIGIN if key in node.meta}
+
+    def add(target: Callable, *args: Any) -> fx.Node:
+        new = graph.call_function(target, args)
+        new.meta = dict(origin)
+        return new
+
     with graph.inserting_before(node):
         operands = [given["input"], *_parameters(graph, node, given)]
         if flat:
-            operands[:2] = [graph.call_function(torch.unsqueeze, (it, 2)) for it in operands[:2]]
+            operands[:2] = [add(torch.unsqueeze, it, 2) for it in operands[:2]]
         call = operator_of(method, "conv2d" if steps else "linear")
-        output = graph.call_function(call, (*operands, *steps, method))
-        output = graph.call_function(operator.getitem, (output, 0))
-        output = graph.call_function(torch.squeeze, (output, 2)) if flat else output
+        output = add(operator.getitem, add(call, *operands, *steps, method), 0)
+        output = add(torch.squeeze, output, 2) if flat else output
     output.meta = dict(node.meta)
     node.replace_all_uses_with(output)
     erase(graph, node)

@@ -7,7 +7,6 @@ computed as well, the layer's own serve.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection, Iterator
 
 import torch
@@ -40,7 +39,7 @@ def join_codes(half: fx.GraphModule) -> None:
         for layer in layers:
             readers = [user for item in codes.users for user in item.users]
             if _call(layer) == (codes.target, codes.args) and all(layer < n for n in readers):
-                _replace(half.graph, list(codes.users), layer, 1)
+                _replace(list(codes.users), layer, 1)
                 half.graph.erase_node(codes)
                 break
 
@@ -64,14 +63,11 @@ def _split(graph: fx.Graph, layer: fx.Node, items: list[fx.Node]) -> None:
         codes = graph.call_function(*_call(layer))
     codes.meta = {key: layer.meta[key] for key in (*ORIGIN, *ASKED) if key in layer.meta}
     codes.meta["val"] = tuple(layer.meta["val"][1:])
-    _replace(graph, items, codes, -1)
+    _replace(items, codes, -1)
 
 
-def _replace(graph: fx.Graph, items: list[fx.Node], source: fx.Node, offset: int) -> None:
-    """Replace outputs of one operator by those of another."""
+def _replace(items: list[fx.Node], source: fx.Node, offset: int) -> None:
+    """Let the outputs of one operator be those of another, under the names that they have."""
     for item in items:
-        with graph.inserting_after(source):
-            other = graph.call_function(operator.getitem, (source, item.args[1] + offset))
-        other.meta = dict(item.meta)
-        item.replace_all_uses_with(other)
-        graph.erase_node(item)
+        item.args = (source, item.args[1] + offset)
+        source.append(item)

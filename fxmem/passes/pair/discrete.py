@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from fxmem import ops
-from fxmem.passes.graph import ancestors, nbytes, op_name, tensor
+from fxmem.passes.graph import ancestors, nbytes, numel, op_name, tensor
 from fxmem.passes.pair.eligible import why_exact, why_shared
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.plan import Plan
@@ -79,8 +79,13 @@ def _discrete_nodes(pair: Pair) -> list[fx.Node]:
 def _is_discrete(node: fx.Node) -> bool:
     op = node.args[0] if node.target is operator.getitem else node
     made_of_floats = any(_is_float(n) for n in op.all_input_nodes)
-    steps = op_name(node) in STEPS or not _is_float(node)
+    steps = op_name(node) in STEPS or not (_is_float(node) or _is_number(node))
     return tensor(node) is not None and made_of_floats and steps
+
+
+def _is_number(node: fx.Node) -> bool:
+    """Whether it is an integer layer's input in 8 bits: as good as what it is made of."""
+    return op_name(node).endswith("_codes[0]") and nbytes(node) == numel(node.args[0].args[0])
 
 
 def _is_float(node: fx.Node) -> bool:

@@ -80,7 +80,7 @@ class Pair:
         return [
             Storage(owner(members[0]), tuple(members), nbytes(where[-1]))
             for where, members in views.items()
-            if where[-1].op != "placeholder"
+            if where[-1].op != "placeholder" and not _is_empty(where[-1])
         ]
 
     def kept(self) -> int:
@@ -184,6 +184,11 @@ class Pair:
             placeholder.meta = dict(value.meta)
             placeholders.append(placeholder)
         return placeholders
+
+
+def _is_empty(node: fx.Node) -> bool:
+    """Whether a tensor has no elements whatever the sizes are."""
+    return any(isinstance(size, int) and size == 0 for size in tensor(node).shape)
 
 
 def size_arguments(graph: fx.Graph, sizes: Sequence[int | torch.SymInt]) -> list[int | fx.Node]:

@@ -11,7 +11,7 @@ from fxmem.plan import Plan, Site, weakest
 RECOMPUTED = "recomputed in the backward"
 DRAWN = "drawn again from its seed"
 UNNEEDED = "the backward does without it"
-Kind = tuple[str, str]
+Kind = tuple[str, str] | str  # an operator in a module, or a node's name
 
 
 def spared(default: Pair, pair: Pair, plan: Plan) -> tuple[Site, ...]:
@@ -35,15 +35,19 @@ def spared(default: Pair, pair: Pair, plan: Plan) -> tuple[Site, ...]:
 
 
 def _computed(backward: fx.Graph) -> dict[Kind, fx.Node]:
-    """Return what the backward computes of the forward, one node of each kind a module."""
+    """Return what the backward computes of the forward: by name, and one of a kind a module."""
     tainted = from_tangents(backward)
     calls = (n for n in backward.nodes if n.op == "call_function" and n not in tainted)
-    return {(op_name(node), module_path(node)): node for node in calls}
+    return {key: node for node in calls for key in _keys(node)}
+
+
+def _keys(node: fx.Node) -> tuple[Kind, Kind]:
+    return (op_name(node), module_path(node)), node.name
 
 
 def _how(storage: Storage, computed: dict[Kind, fx.Node]) -> str:
-    kinds = [(op_name(node), module_path(node)) for node in (storage.owner, *storage.views)]
-    found = [computed[kind] for kind in kinds if kind in computed]
+    keys = [key for node in (storage.owner, *storage.views) for key in _keys(node)]
+    found = [computed[key] for key in keys if key in computed]
     if not found:
         return UNNEEDED
     made_of = [node for view in found for node in (view, *view.all_input_nodes)]
