@@ -6,6 +6,7 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,28 +43,52 @@ def explain(
     """
     from fxmem.observer import Observer
 
-    policy = Policy.of(policy)
+    policy, breaks, outside = Policy.of(policy), _breaks(), 0
     found, plain = Observer(policy), Observer(policy.without_asked())
     with _untouched(model):
         # Without the rules asked for by name, to tell what they gain or cost.
         for observer in (found, plain) if plain.policy != policy else (found,):
             # Shapes are these inputs' own, whatever has been explained before.
             with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
-                torch.compile(_fresh(model), backend=observer)(*args, **kwargs)
+                call = partial(torch.compile(_fresh(model), backend=observer), *args, **kwargs)
+                call()
+                if observer is found and _breaks() > breaks:
+                    outside = _outside(call, observer)
         if not found.plans:
-            raise ValueError(f"nothing is kept: {_why_nothing()}")
+            raise ValueError(f"nothing is kept: {_why_nothing(outside)}")
         baselines = _eager(model, args, kwargs)
         noise = _noise(model, _sketched(found, model), args, kwargs)
-    baselines["inductor"] = (plain if plain.plans else found).inductor
+    baselines["inductor"] = (plain if plain.plans else found).inductor + outside
     if plain.plans:
-        baselines["fxmem, without rules asked for"] = Report(tuple(plain.plans)).kept
+        baselines["fxmem, without rules asked for"] = Report(tuple(plain.plans)).kept + outside
     last = replace(found.plans[-1], notes=(*found.plans[-1].notes, *noise))
-    return Report((*found.plans[:-1], last), baselines, tuple(found.graphs))
+    return Report((*found.plans[:-1], last), baselines, tuple(found.graphs), outside=outside)
 
 
-def _why_nothing() -> str:
+def _breaks() -> int:
+    """Return how often Dynamo has left code to Python."""
+    from torch._dynamo.utils import counters
+
+    return sum(sum(counters[kind].values()) for kind in ("graph_break", "unimplemented"))
+
+
+def _outside(call: Callable[[], Any], observer: Observer) -> int:
+    """Return what a call keeps beside what its graphs do."""
+    plans = tuple(observer.plans)
+    try:
+        return max(kept(call).nbytes - Report(plans).kept, 0)
+    except torch.OutOfMemoryError:
+        return 0
+
+
+def _why_nothing(outside: int) -> str:
     if not torch.is_grad_enabled():
         return "gradients are off; call explain outside torch.no_grad() and torch.inference_mode()"
+    if outside:
+        return (
+            "torch.compile leaves all that has a gradient to eager mode; of nn.LSTM, nn.GRU and "
+            "nn.RNN it makes graphs with torch._dynamo.config.allow_rnn = True"
+        )
     return "no output of the model depends on what requires a gradient"
 
 

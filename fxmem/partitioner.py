@@ -23,6 +23,7 @@ from fxmem.passes.joint.copies import recompute_copies
 from fxmem.passes.joint.cut import cut
 from fxmem.passes.joint.frozen import forget_frozen
 from fxmem.passes.joint.overwritten import keep_overwritten
+from fxmem.passes.joint.parameters import static_inputs
 from fxmem.passes.joint.regions import keep_region_outputs
 from fxmem.passes.joint.reversible.reverse import Reversed, keep_sources, reverse
 from fxmem.passes.joint.seeds import keep_seeds, recompute_random
@@ -73,6 +74,8 @@ class Partitioner(CustomPartitionerFn):
         self, gm: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any
     ) -> tuple[Pair, Plan]:
         """Return the pair with fxmem's ops visible in it, and what was decided."""
+        static = static_inputs(gm, kwargs.get("static_lifetime_input_indices"))
+        kwargs["static_lifetime_input_indices"] = static
         keep_overwritten(gm)
         keep_seeds(gm)
         forget_frozen(gm)

@@ -122,12 +122,14 @@ class Report:
         baselines: bytes kept by others on the same model, by name ("eager", "inductor").
         graphs: (forward, backward) GraphModules, one pair a plan; empty where only plans are held.
         unchanged: what the bytes before are called in the totals.
+        outside: bytes that eager mode keeps between the graphs, where torch.compile breaks them.
     """
 
     plans: tuple[Plan, ...]
     baselines: dict[str, int] = field(default_factory=dict)
     graphs: tuple[Any, ...] = ()
     unchanged: str = "this cut, not encoded"
+    outside: int = 0
 
     @property
     def entries(self) -> Iterator[Site | Refusal]:
@@ -137,12 +139,12 @@ class Report:
     @property
     def kept(self) -> int:
         """Bytes kept from forward to backward."""
-        return sum(plan.after for plan in self._outer)
+        return sum(plan.after for plan in self._outer) + self.outside
 
     @property
     def before(self) -> int:
         """Bytes that the same cut keeps when nothing is encoded."""
-        return sum(plan.before for plan in self._outer)
+        return sum(plan.before for plan in self._outer) + self.outside
 
     @property
     def _outer(self) -> list[Plan]:
@@ -161,6 +163,7 @@ class Report:
         return {
             "kept": self.kept,
             "before": self.before,
+            "outside": self.outside,
             "guarantee": self.guarantee,
             "baselines": dict(self.baselines),
             "graphs": [
@@ -182,7 +185,7 @@ class Report:
             lines += [f"fxmem{title}: {len(plan.entries)} residuals", *tables.lines(plan.entries)]
             if plan.spared:
                 lines += ["not kept, where Inductor keeps them:", *tables.lines(plan.spared)]
-            lines += [f"  note: {note}" for note in plan.notes]
+            lines += [f"  note: {note}" for note in tables.counted(plan.notes)]
         return "\n".join([*lines, *self._totals()])
 
     __repr__ = __str__
@@ -192,6 +195,10 @@ class Report:
         rows.append((f"fxmem ({self.guarantee})", self.kept))
         width = max(len(name) for name, _ in rows)
         lines = [f"{name:<{width}}  {nbytes / MiB:10.2f} MiB" for name, nbytes in rows]
+        if self.outside:
+            lines.insert(
+                0, f"torch.compile leaves a part to eager mode: {self.outside / MiB:.2f} MiB each"
+            )
         shares = (f", {self.kept / n:.0%} of {name}" for name, n in self.baselines.items() if n)
         return [*lines[:-1], lines[-1] + "".join(shares)]
 
@@ -201,7 +208,7 @@ class Report:
         top = max((e.residual.nbytes for e in entries), default=1) or 1
         rows = "".join(tables.html_row(e, top) for e in entries)
         head = "".join(f"<th style='text-align:left'>{name}</th>" for name in tables.HEAD)
-        notes = [f"note: {note}" for plan in self.plans for note in plan.notes]
+        notes = [f"note: {note}" for plan in self.plans for note in tables.counted(plan.notes)]
         below = html.escape("\n".join([*self._totals(), *notes]))
         return (
             f"<table style='font-size:90%'><tr>{head}</tr>{rows}</table>"

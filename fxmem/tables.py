@@ -42,6 +42,14 @@ def lines(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
+def counted(notes: Sequence[str]) -> list[str]:
+    """Return one note for all that differ in the number of a node's name alone, and how many."""
+    alike: dict[str, list[str]] = {}
+    for note in notes:
+        alike.setdefault(re.sub(r"^(\w+?)_\d+:", r"\1:", note), []).append(note)
+    return [same[0] if len(same) == 1 else f"{len(same)} x {note}" for note, same in alike.items()]
+
+
 def _cells(entry: Entry, *others: Entry) -> tuple[str, ...]:
     """Return a line's columns; `others` are alike but for the numbers in their modules' paths."""
     residual = entry.residual

@@ -41,4 +41,8 @@ STABLE_TORCH_LIBRARY(fxmem, m) {
   m.def(
       "absmax(Tensor x, Tensor? factor, bool by_column, int levels, Tensor? seed=None) -> "
       "(Tensor codes, Tensor scale)");
+  m.def(
+      "norm_backward(Tensor grad, Tensor output, Tensor rstd, Tensor? weight, Tensor? bias, "
+      "Tensor? at, Tensor? side, SymInt channels, SymInt groups, bool centred, float least, "
+      "float steepest, bool sums) -> (Tensor input_grad, Tensor weight_grad, Tensor bias_grad)");
 }

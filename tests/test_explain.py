@@ -6,6 +6,7 @@ from torch import nn
 
 import fxmem
 from fxmem import PolicyError
+from fxmem.measure import kept
 
 
 def model():
@@ -40,6 +41,30 @@ def test_explain_of_a_broken_graph_has_two_plans():
     w = torch.randn(64, 64, requires_grad=True)
     report = fxmem.explain(broken, torch.randn(64, 64), w)
     assert len(report.plans) == len(report.graphs) == 2
+
+
+@torch._dynamo.disable
+def left_to_python(x):
+    return x.exp().sin()
+
+
+def test_what_is_left_to_eager_mode_counts():
+    def broken(x, w):
+        return left_to_python((x @ w).sin()).cos() @ w
+
+    w = torch.randn(64, 64, requires_grad=True)
+    x = torch.randn(64, 64)
+    report = fxmem.explain(broken, x, w)
+    assert report.outside == 2 * 64 * 64 * 4  # of exp and of sin
+    compiled = torch.compile(broken, backend="fxmem", options={"inner": "aot_eager"})
+    assert report.kept == kept(lambda: compiled(x, w)).nbytes
+    assert report.kept <= report.baselines["inductor"]
+    assert "torch.compile leaves a part to eager mode: 0.03 MiB" in str(report)
+
+
+def test_a_recurrent_network_is_left_to_eager_mode():
+    with pytest.raises(ValueError, match="leaves all that has a gradient to eager mode"):
+        fxmem.explain(nn.LSTM(8, 8), torch.randn(4, 2, 8))
 
 
 class Failing(nn.Module):

@@ -39,6 +39,18 @@ this cut, not encoded        9.01 MiB
 fxmem (bounded)              2.20 MiB, 13% of inductor""",
         )
 
+    def test_notes_that_differ_in_a_number_are_one(self):
+        moved = "evaluated in the forward and kept, not recomputed"
+        notes = (f"gt_1: {moved}", f"gt_12: {moved}", f"le_3: {moved}", "budget 0.5 refused")
+        lines = str(Report((Plan(notes=notes),))).splitlines()
+        self.assertExpectedInline(
+            "\n".join(line for line in lines if "note" in line),
+            """\
+  note: 2 x gt: evaluated in the forward and kept, not recomputed
+  note: le_3: evaluated in the forward and kept, not recomputed
+  note: budget 0.5 refused""",
+        )
+
     def test_text_of_two_graphs(self):
         # A graph break: each graph has its own heading, the totals are of both.
         self.assertExpectedInline(
@@ -123,6 +135,7 @@ fxmem (exact)                0.00 MiB, 50% of eager</pre>""",
 {
  "kept": 2301952,
  "before": 9445376,
+ "outside": 0,
  "guarantee": "bounded",
  "baselines": {
   "inductor": 17825792

@@ -19,6 +19,7 @@ from .masks import packed_bytes as packed_bytes
 from .masks import unpack as unpack
 from .native import NATIVE as NATIVE
 from .native import native_version as native_version
+from .norms.backward import norm_backward as norm_backward
 from .sketches.operators import KINDS as KINDS
 from .sketches.operators import follow as follow
 from .sketches.operators import project as project

@@ -45,6 +45,9 @@ SCHEMAS = {
     "SymInt[] before, SymInt[] dilation, SymInt[] outs, SymInt groups) -> Tensor",
     "absmax": "(Tensor x, Tensor? factor, bool by_column, int levels, Tensor? seed=None) -> "
     "(Tensor codes, Tensor scale)",
+    "norm_backward": "(Tensor grad, Tensor output, Tensor rstd, Tensor? weight, Tensor? bias, "
+    "Tensor? at, Tensor? side, SymInt channels, SymInt groups, bool centred, float least, "
+    "float steepest, bool sums) -> (Tensor input_grad, Tensor weight_grad, Tensor bias_grad)",
 }
 
 DIRECTORY = Path(__file__).parents[1] / "lib"

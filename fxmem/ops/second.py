@@ -1,5 +1,8 @@
 """Second derivatives: none of these operators keeps what one needs, and each says so."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 SECOND = (
@@ -32,3 +35,10 @@ class Undifferentiable(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grads):
         raise RuntimeError(ctx.why)
+
+
+def undifferentiable(compute: Callable, why: str, grad: torch.Tensor, *args: Any) -> Any:
+    """Return compute(grad, *args); as a node that refuses, where it is to be differentiated."""
+    if not torch.is_grad_enabled():
+        return compute(grad, *args)
+    return Undifferentiable.apply(compute, why, once(grad), *args)

@@ -149,7 +149,7 @@ def module_path(node: fx.Node) -> str:
     parts = [
         part
         for part in path.split(".")
-        if part not in ("L", "self", "__self__", "fn", "_orig_mod", "_modules", "")
+        if part not in ("L", "self", "__self__", "fn", "_orig_mod", "_modules", "__dict__", "")
     ]
     return ".".join(parts)
 

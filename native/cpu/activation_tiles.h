@@ -36,6 +36,15 @@ FXMEM_INLINE const Scalar<T>* take(const void* x, int64_t at, int count, Scalar<
     return floats(from, count, buffer);
 }
 
+// `count` elements as scalars of their own.
+template <typename T>
+FXMEM_INLINE void load_row(const T* from, int count, Scalar<T>* to) {
+  if constexpr (kIsScalar<T>)
+    memcpy(to, from, count * sizeof(T));
+  else
+    floats(from, count, to);
+}
+
 // Where a tile of results is made: in `out` itself, if that holds scalars.
 template <typename T>
 FXMEM_INLINE Scalar<T>* place(void* out, int64_t at, Scalar<T>* buffer) {

@@ -5,22 +5,23 @@
 
 namespace fxmem {
 
-#define FXMEM_DECLARE(isa)                                                         \
-  namespace isa {                                                                  \
-  void encode(const EncodeTask&, Element, int bits, int64_t, int64_t);             \
-  void decode(const DecodeTask&, Element, int bits, int64_t, int64_t);             \
-  void pack(const MaskTask&, int bits, int64_t, int64_t);                          \
-  void unpack(const MaskTask&, int bits, int64_t, int64_t);                        \
-  void few_bit(const FewBitTask&, Element, int64_t, int64_t);                      \
-  void lookup(const LookupTask&, Element, int64_t, int64_t);                       \
-  void from_output(const FromOutputTask&, Element, int64_t, int64_t);              \
-  void gated(const GatedTask&, Element, int64_t, int64_t);                         \
-  void sketch(const SketchTask&, Element, int64_t, int64_t);                       \
-  void xnor(const XnorTask&, int64_t, int64_t);                                    \
-  void absmax(const AbsmaxTask&, int64_t, int64_t);                                \
-  void signs(const SignTask&, int64_t, int64_t);                                   \
-  static const Kernels table{encode,      decode, pack,   unpack, few_bit, lookup, \
-                             from_output, gated,  sketch, xnor,   absmax,  signs}; \
+#define FXMEM_DECLARE(isa)                                                                     \
+  namespace isa {                                                                              \
+  void encode(const EncodeTask&, Element, int bits, int64_t, int64_t);                         \
+  void decode(const DecodeTask&, Element, int bits, int64_t, int64_t);                         \
+  void pack(const MaskTask&, int bits, int64_t, int64_t);                                      \
+  void unpack(const MaskTask&, int bits, int64_t, int64_t);                                    \
+  void few_bit(const FewBitTask&, Element, int64_t, int64_t);                                  \
+  void lookup(const LookupTask&, Element, int64_t, int64_t);                                   \
+  void from_output(const FromOutputTask&, Element, int64_t, int64_t);                          \
+  void gated(const GatedTask&, Element, int64_t, int64_t);                                     \
+  void sketch(const SketchTask&, Element, int64_t, int64_t);                                   \
+  void xnor(const XnorTask&, int64_t, int64_t);                                                \
+  void absmax(const AbsmaxTask&, int64_t, int64_t);                                            \
+  void signs(const SignTask&, int64_t, int64_t);                                               \
+  void norm_backward(const NormTask&, Element, int64_t, int64_t);                              \
+  static const Kernels table{encode, decode, pack, unpack, few_bit, lookup,       from_output, \
+                             gated,  sketch, xnor, absmax, signs,   norm_backward};            \
   }
 
 FXMEM_DECLARE(baseline)

@@ -134,6 +134,26 @@ struct SignTask {
 
 constexpr int64_t kSignRows = 8;  // fill whole bytes, whatever their length
 
+struct NormPlace {
+  int64_t channel, slot;  // whose x_hat is side[:, slot]
+};
+
+// The backward of a norm, over [outer, groups, depth, span]. What is by channel or group is of the
+// type of the sums; x_hat = (y - shift) * inverse, of which places have 0 and 1.
+struct NormTask {
+  const void *grad, *y, *side, *rstd;
+  void* out;
+  const void *weight, *shift, *inverse;  // [groups, pitch], filled up with 0
+  void* sums;                            // null, or [parts, 2, groups, pitch]: of weight and bias
+  const NormPlace* places;               // in the order of their channels
+  int64_t outer, groups, depth, span;
+  int64_t place_count, pitch;
+  int64_t step;  // of outer in a part
+  bool centred;
+};
+
+constexpr int64_t kNormVector = 16;  // channels of a group are filled up to as many
+
 struct Kernels {
   // Each works on groups, on units of eight elements, or on tiles, [first, last).
   void (*encode)(const EncodeTask&, Element, int bits, int64_t first, int64_t last);
@@ -150,6 +170,8 @@ struct Kernels {
   void (*xnor)(const XnorTask&, int64_t first, int64_t last);
   void (*absmax)(const AbsmaxTask&, int64_t first, int64_t last);
   void (*signs)(const SignTask&, int64_t first, int64_t last);  // blocks of kSignRows rows
+  // Parts of a group, and of each group after the others.
+  void (*norm_backward)(const NormTask&, Element, int64_t first, int64_t last);
 };
 
 const Kernels& kernels();

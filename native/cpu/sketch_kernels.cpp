@@ -7,24 +7,16 @@
 #include "../dispatch.h"
 #include "activation_tiles.h"
 #include "sketch_rows.h"
+#include "vectors.h"
 
 namespace fxmem {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64, kPanel = 8;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32, kPanel = 4;
-#else
-constexpr int kVectorBytes = 16, kPanel = 4;
-#endif
+constexpr int kPanel = kVectorBytes == 64 ? 8 : 4;
 constexpr int kVectors = 3;  // a strip's
 
 template <typename R>
-struct Lanes {
-  typedef R Vector __attribute__((vector_size(kVectorBytes), aligned(sizeof(R)), may_alias));
-  static constexpr int kStrip = kVectors * kVectorBytes / static_cast<int>(sizeof(R));
-};
+constexpr int kStripLanes = kVectors * kLanes<R>;
 
 template <typename R>
 using Memory = std::unique_ptr<R[]>;
@@ -67,22 +59,12 @@ void put_row(const SketchTask& task, const Part& part, int64_t t, int64_t at, in
   }
 }
 
-template <typename T>
-void load_row(const T* from, int count, Scalar<T>* to) {
-  if constexpr (kIsScalar<T>) {
-    memcpy(to, from, count * sizeof(T));
-  } else {
-    floats(from, count, to);
-  }
-}
-
 // kRows rows of S times a strip of n rows of x.
 template <int kRows, typename R>
 void multiply(const R* s, int64_t s_stride, const R* x, int64_t n, R* out) {
-  using Vector = typename Lanes<R>::Vector;
-  Vector sums[kRows][kVectors] = {};
-  for (int64_t q = 0; q < n; ++q, x += Lanes<R>::kStrip) {
-    const auto* strip = reinterpret_cast<const Vector*>(x);
+  Vector<R> sums[kRows][kVectors] = {};
+  for (int64_t q = 0; q < n; ++q, x += kStripLanes<R>) {
+    const auto* strip = reinterpret_cast<const Vector<R>*>(x);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 3
@@ -103,7 +85,7 @@ struct Scratch {
     const int64_t n = (task.n + blocks - 1) / blocks, k = (task.rows + blocks - 1) / blocks;
     const bool transformed = task.kind == kHadamard;
     const int64_t columns = task.width < kSketchColumns ? task.width : kSketchColumns;
-    const int64_t wide = columns + (transformed ? kColumns : Lanes<R>::kStrip);
+    const int64_t wide = columns + (transformed ? kColumns : kStripLanes<R>);
     if (task.kind == kCrs) return;
     strips = memory<R>((transformed ? power_of_two(n) : n) * wide);
     if (transformed) return;
@@ -136,7 +118,7 @@ void pack_strips(const SketchTask& task, const Part& part, int64_t size, Scalar<
 template <typename T>
 void dense_part(const SketchTask& task, const Part& part, const Scratch<Scalar<T>>& scratch) {
   using R = Scalar<T>;
-  constexpr int kStrip = Lanes<R>::kStrip;
+  constexpr int kStrip = kStripLanes<R>;
   const SketchBlock& block = part.block;
   R* s = scratch.s.get();
   for (int64_t t = 0; t < block.k; ++t)

@@ -4,6 +4,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <type_traits>
+
 #include "../arithmetic.h"
 
 namespace fxmem {
@@ -35,6 +37,28 @@ __device__ inline T from_float(float x) {
     return __float2half_rn(x);
   } else {
     return __float2bfloat16_rn(x);
+  }
+}
+
+// What elements are summed in.
+template <typename T>
+using Sum = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <typename T>
+__device__ inline Sum<T> to_sum(T x) {
+  if constexpr (std::is_same_v<T, double>) {
+    return x;
+  } else {
+    return to_float(x);
+  }
+}
+
+template <typename T>
+__device__ inline T from_sum(Sum<T> x) {
+  if constexpr (std::is_same_v<T, double>) {
+    return x;
+  } else {
+    return from_float<T>(x);
   }
 }
 

@@ -1,7 +1,5 @@
 // Sketches on CUDA. A dense S is made a tile at a time in shared memory, and nowhere else; the
 // Walsh-Hadamard transform is done in place in shared memory.
-#include <type_traits>
-
 #include "../sketch.h"
 #include "elements.cuh"
 #include "launch.h"
@@ -27,26 +25,13 @@ struct Task {
 };
 
 template <typename T>
-using Sum = std::conditional_t<std::is_same_v<T, double>, double, float>;
-
-template <typename T>
 __device__ inline Sum<T> load_at(const Task& task, int64_t row, int64_t column) {
-  const T value = static_cast<const T*>(task.x)[row * task.stride + column];
-  if constexpr (std::is_same_v<T, double>) {
-    return value;
-  } else {
-    return to_float(value);
-  }
+  return to_sum(static_cast<const T*>(task.x)[row * task.stride + column]);
 }
 
 template <typename T>
 __device__ inline void store_at(const Task& task, int64_t row, int64_t column, Sum<T> value) {
-  T* to = static_cast<T*>(task.out) + row * task.width + column;
-  if constexpr (std::is_same_v<T, double>) {
-    *to = value;
-  } else {
-    *to = from_float<T>(value);
-  }
+  static_cast<T*>(task.out)[row * task.width + column] = from_sum<T>(value);
 }
 
 // What of a row of S does not change from column to column.

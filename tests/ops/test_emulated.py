@@ -17,7 +17,14 @@ from fxmem.ops.integer.windows import windows
 from fxmem.ops.integer.xnor import pack_rows, xnor_mm
 from fxmem.ops.sketches.reference import checks as sketches
 
-from . import emulated, test_activation_ops, test_sketch, test_windows, test_xnor
+from . import (
+    emulated,
+    test_activation_ops,
+    test_norm_backward,
+    test_sketch,
+    test_windows,
+    test_xnor,
+)
 from .test_ops_samples import assert_same
 
 pytestmark = pytest.mark.skipif(bool(emulated.missing()), reason=emulated.missing())
@@ -104,3 +111,8 @@ def test_windows_of_a_convolution(place, groups, channels, kernels):
     for it in (x, odd):
         found = kernels.windows(it, -7, *place, groups)
         assert torch.equal(found, windows(it, -7, *place, groups))
+
+
+@pytest.mark.parametrize("dtype", test_norm_backward.DTYPES, ids=str)
+def test_gradients_of_norms(dtype, kernels):
+    test_norm_backward.compare_all(kernels.norm_backward, dtypes=(dtype,))

@@ -1,11 +1,13 @@
 """Which floating residuals are not encoded, each with its sentence."""
 
+import pytest
 import torch
 from torch import library
 from torch.nn import functional as F
+from torch.testing._internal.two_tensor import TwoTensor
 
 from .test_encode import EIGHT, hidden
-from .tools import leaf, partitioned
+from .tools import TestBackend, leaf, partitioned
 
 # Each breaks one precondition of `hidden` alone, and says so.
 
@@ -47,6 +49,27 @@ def test_made_of_parameters_alone():
 
     sentence = "no activation: parameters, constants or random numbers alone make it"
     assert refusals(Squared(), leaf(8, 64)) == [sentence]
+
+
+@pytest.mark.parametrize("wrap", [torch.clone, lambda w: TwoTensor(w, w.clone())])
+def test_parameters_beside_a_tensor_subclass(wrap):
+    """It is several inputs of the graph, and all that come after it are counted anew."""
+
+    class Adapted(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(wrap(torch.randn(64, 64)), requires_grad=False)
+            self.a = torch.nn.Parameter(torch.randn(64, 64))
+
+        def forward(self, x):
+            return (x @ self.w) @ (self.a @ self.a).sin()
+
+    backend = TestBackend(EIGHT)
+    torch.compile(Adapted(), backend=backend, fullgraph=True)(torch.randn(8, 64)).sum().backward()
+    (graph,) = backend.pairs
+    sentence = "no activation: parameters, constants or random numbers alone make it"
+    assert graph.why == [sentence]
+    assert all(site.residual.op == "aten.mm" for site in graph.plan.sites)
 
 
 def test_statistic():

@@ -12,6 +12,7 @@ channel without a place x_hat follows from the output all the same, with more ro
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import dataclass
 
@@ -29,20 +30,23 @@ SPARE = 32
 
 
 def lost(
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    dtype: torch.dtype,
-    shift: float = LARGEST_SHIFT,
+    weight: torch.Tensor, bias: torch.Tensor | None, least: float, shift: float
 ) -> torch.Tensor:
-    """Return a bool for each element of the weight: whether x_hat is not to be had from y."""
-    size = weight.detach().abs()
-    found = size < least(dtype)
-    return found if bias is None else found | (size * shift < bias.detach().abs())
+    """Return a bool for each element: whether it is below `least`, or below |bias| / shift."""
+    limit = least if bias is None else (bias.abs() / shift).clamp_min_(least)
+    return weight.abs() < limit
 
 
+@functools.cache
 def least(dtype: torch.dtype) -> float:
     """Return the least weight that keeps x_hat in the output: below it, bits are missing."""
     return max(4 * torch.finfo(dtype).tiny, LEAST_WEIGHT)
+
+
+@functools.cache
+def steepest(dtype: torch.dtype) -> float:
+    """Return the largest shift of a channel without a place: x_hat is off by a rounding's root."""
+    return torch.finfo(dtype).eps ** -0.5
 
 
 def kept(
@@ -52,7 +56,7 @@ def kept(
     if weight is None:
         return None
     if not waits(weight):
-        return lost(weight, bias, dtype).flatten().nonzero().squeeze(1)
+        return lost(weight, bias, least(dtype), LARGEST_SHIFT).flatten().nonzero().squeeze(1)
     parameter = parameter_of(weight)
     if parameter is None:
         return worst(weight, bias, dtype, weight.numel())
@@ -91,11 +95,6 @@ def is_fixed(weight: torch.Tensor) -> bool:
     return recomputes or (weight.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
-def hopeless(weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
-    """Return a bool for each element: whether x_hat from y is off by the root of a rounding."""
-    return lost(weight, bias, dtype, torch.finfo(dtype).eps ** -0.5)
-
-
 def worst(
     weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype, places: int
 ) -> torch.Tensor:
@@ -123,7 +122,8 @@ class Look:
         if self.coming is not None:
             return self._given(weight)
         shifts = (WATCHED_SHIFT, LARGEST_SHIFT)
-        counts = torch.stack([lost(weight, bias, dtype, shift).sum() for shift in shifts])
+        found = (lost(weight, bias, least(dtype), shift).sum() for shift in shifts)
+        counts = torch.stack(list(found))
         if self.count is None:
             self.count = int(counts[0])
         given = self._given(weight)

@@ -1,12 +1,12 @@
-"""What each normalisation computes, and the gradient of it from the normalised input.
+"""What each normalisation computes, and the gradient of a batch norm from its output.
 
-Torch's own backward kernels serve. They are told that the mean is 0 and the deviation 1, and are
-given x_hat: what they return is the gradient of x but for the factor 1 / deviation. Of a batch norm
-they are given the output y, and told that the mean is the bias and the deviation the weight.
+There torch's own backward kernel serves, which is given the output y, and is told that the mean is
+the bias and the deviation the weight.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -21,30 +21,15 @@ class Norm:
     """What all normalisations share.
 
     Attributes:
-        dim: the channels' dimension of `channelled`.
+        centred: whether the mean of what is normalised is taken away.
     """
 
     eps: float | None
-    dim = 1
+    centred = True
 
-    def rows(self, x: torch.Tensor, trailing: int | None = None) -> torch.Tensor:
-        """View a tensor so that its first dimension counts what is normalised separately.
-
-        Its last `trailing` dimensions, by default those of the weight, become one or are channels.
-        """
-        return x
-
-    def channelled(self, x: torch.Tensor) -> torch.Tensor:
-        """View a tensor shaped as the input so that dimension `dim` is the weight's."""
-        return x
-
-    def per_channel(self, weight: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """View a number a channel so that it broadcasts over the rows."""
-        return weight.view(-1, *[1] * (like.dim() - 2))
-
-    def broadcast(self, statistic: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        """View a mean or deviation so that it broadcasts over the input, or over its rows."""
-        return self.per_channel(statistic, like)
+    def channels(self, x: torch.Tensor) -> tuple[int, int]:
+        """Return how many channels an input has, and in how many groups they are normalised."""
+        raise NotImplementedError
 
     def activate(self, y: torch.Tensor) -> torch.Tensor:
         """Return what follows the norm and belongs to it."""
@@ -53,15 +38,16 @@ class Norm:
     def selected(
         self, x: torch.Tensor, mean: torch.Tensor | None, rstd: torch.Tensor, at: torch.Tensor
     ) -> torch.Tensor:
-        """Return x_hat of the channels `at`, in x's dtype."""
-        means = None if mean is None else self._at(mean, x, at)
-        x_at = self.channelled(x).index_select(self.dim, at)
-        centred = x_at if means is None else x_at - means
-        return (centred * self._at(rstd, x, at)).to(x.dtype)
+        """Return x_hat of the channels `at`, [outer, at, span], in x's dtype."""
+        channels, groups = self.channels(x)
+        rows = at.div(channels // groups, rounding_mode="floor")
+        x_hat = self._picked(x, at).to(torch.promote_types(x.dtype, torch.float32))
+        if mean is not None:
+            x_hat = x_hat - mean.view(-1, groups).index_select(1, rows).unsqueeze(2)
+        return (x_hat * rstd.view(-1, groups).index_select(1, rows).unsqueeze(2)).to(x.dtype)
 
-    def _at(self, statistic: torch.Tensor, x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        own = self.broadcast(statistic, x).expand(x.shape[0], -1, *[1] * (x.dim() - 2))
-        return own.index_select(self.dim, at)
+    def _picked(self, x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        return x.index_select(1, at).reshape(len(x), len(at), -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,23 +55,13 @@ class RMSNorm(Norm):
     """Over the last dimensions, without a mean."""
 
     shape: tuple[int, ...]
-    dim = -1
+    centred = False
 
-    def rows(self, x: torch.Tensor, trailing: int | None = None) -> torch.Tensor:
-        outer = x.dim() - (len(self.shape) if trailing is None else trailing)
-        return (x.flatten(0, outer - 1) if outer else x[None]).flatten(1)
+    def channels(self, x: torch.Tensor) -> tuple[int, int]:
+        return math.prod(self.shape), 1
 
-    def channelled(self, x: torch.Tensor) -> torch.Tensor:
-        return x.flatten(-len(self.shape))
-
-    def per_channel(self, weight: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        return weight
-
-    def broadcast(self, statistic: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        return statistic
-
-    def _at(self, statistic: torch.Tensor, x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        return statistic.flatten(-len(self.shape))
+    def _picked(self, x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        return x.flatten(-len(self.shape)).index_select(-1, at).view(-1, len(at), 1)
 
     def forward(self, x, weight, bias) -> Tensors:
         """Return the output, the mean if there is one, and 1 / deviation."""
@@ -94,37 +70,15 @@ class RMSNorm(Norm):
         y, rstd = aten._fused_rms_norm(x, self.shape, weight, self.eps)
         return y, None, rstd
 
-    def backward(self, grad, x_hat, weight, bias, rstd, wanted, out) -> Tensors:
-        """Write the gradient of rows to `out`; return those of weight and bias.
-
-        Torch's kernel for this norm is slow on a CPU. That of layer_norm takes the mean of the
-        scaled gradient away, which is put back.
-        """
-        found = _layer_norm_backward(grad, x_hat, weight, bias, wanted)
-        if wanted[0]:
-            mean = (grad.mean(1) if weight is None else (grad @ weight) / grad.shape[1])[:, None]
-            torch.addcmul(mean * rstd, found[0], rstd, out=out)
-        return found[1:]
-
 
 @dataclass(frozen=True, eq=False)
 class LayerNorm(RMSNorm):
     """Over the last dimensions."""
 
+    centred = True
+
     def forward(self, x, weight, bias) -> Tensors:
         return aten.native_layer_norm(x, self.shape, weight, bias, self.eps)
-
-    def backward(self, grad, x_hat, weight, bias, rstd, wanted, out) -> Tensors:
-        found = _layer_norm_backward(grad, x_hat, weight, bias, wanted)
-        if wanted[0]:
-            torch.mul(found[0], rstd, out=out)
-        return found[1:]
-
-
-def _layer_norm_backward(grad, x_hat, weight, bias, wanted) -> Tensors:
-    zero, one = x_hat.new_zeros(len(x_hat), 1), x_hat.new_ones(len(x_hat), 1)
-    given = (x_hat.shape[1:], zero, one, weight, bias, wanted)
-    return list(aten.native_layer_norm_backward(grad, x_hat, *given))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,23 +87,12 @@ class GroupNorm(Norm):
 
     groups: int
 
-    def broadcast(self, statistic: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-        repeated = statistic.repeat_interleave(like.shape[1] // self.groups, 1)
-        return repeated.view(*like.shape[:2], *[1] * (like.dim() - 2))
+    def channels(self, x: torch.Tensor) -> tuple[int, int]:
+        return x.shape[1], self.groups
 
     def forward(self, x, weight, bias) -> Tensors:
-        return aten.native_group_norm(_dense(x), weight, bias, *self._sizes(x), self.eps)
-
-    def backward(self, grad, x_hat, weight, bias, rstd, wanted, out) -> Tensors:
-        zero = x_hat.new_zeros(len(x_hat), self.groups)
-        given = (zero, zero + 1, weight, *self._sizes(x_hat), wanted)
-        found = list(aten.native_group_norm_backward(_dense(grad, x_hat), x_hat, *given))
-        if wanted[0]:
-            torch.mul(found[0], rstd, out=out)
-        return found[1:]
-
-    def _sizes(self, x: torch.Tensor) -> tuple[int, ...]:
-        return x.shape[0], x.shape[1], x.shape[2:].numel(), self.groups
+        sizes = x.shape[0], x.shape[1], x.shape[2:].numel(), self.groups
+        return aten.native_group_norm(dense(x, x), weight, bias, *sizes, self.eps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +103,9 @@ class BatchNorm(Norm):
     running: tuple[torch.Tensor | None, torch.Tensor | None]
     training: bool
     momentum: float
+
+    def channels(self, x: torch.Tensor) -> tuple[int, int]:
+        return x.shape[1], x.shape[1]
 
     def forward(self, x, weight, bias) -> Tensors:
         given = (weight, bias, *self.running, self.training, self.momentum, self.eps)
@@ -179,7 +125,7 @@ class BatchNorm(Norm):
         size = divisor if self.training else divisor.abs()
         running = (mean, divisor.square(), mean, divisor.reciprocal())
         given = (scale * size, *running, self.training, 0.0, wanted)
-        found = list(aten.native_batch_norm_backward(_dense(grad, y), y, *given))
+        found = list(aten.native_batch_norm_backward(dense(grad, y), y, *given))
         if wanted[1] and not self.training:
             found[1] = found[1] * divisor.sign()
         return found
@@ -211,7 +157,8 @@ def activate(y: torch.Tensor, activation: tuple[str, float]) -> torch.Tensor:
     return F.leaky_relu(y, parameter) if name == "leaky_relu" else F.elu(y, parameter)
 
 
-def _dense(x: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
-    """Return a tensor in the memory format of another, or in its own, as the kernels want it."""
-    format = torch._prims_common.suggest_memory_format(x if like is None else like)
-    return x.contiguous(memory_format=format)
+def dense(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in the memory format of another, as the kernels want it."""
+    if x.is_contiguous() and like.is_contiguous():
+        return x
+    return x.contiguous(memory_format=torch._prims_common.suggest_memory_format(like))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from ..eager import is_differentiated, overridable
-from ..second import Undifferentiable, once
+from ..second import undifferentiable
 from . import channels
 from .gradient import gradients
 from .kinds import BatchNorm, GroupNorm, LayerNorm, Norm, RMSNorm
@@ -150,6 +150,7 @@ class _FromOutput(torch.autograd.Function):
     ) -> torch.Tensor:
         y, mean, rstd = norm.forward(input, weight, bias)
         at = channels.kept(weight, bias, y.dtype)
+        at = None if at is None or at.numel() == 0 else at
         side = None if at is None else norm.selected(input, mean, rstd, at)
         output = norm.activate(y)
         ctx.save_for_backward(weight, bias, output, rstd, at, side)
@@ -160,8 +161,8 @@ class _FromOutput(torch.autograd.Function):
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         weight, bias, *kept = ctx.saved_tensors
         wanted = list(ctx.needs_input_grad[:3])
-        given = (once(grad), ctx.norm, wanted, weight, bias, *kept)
-        return *Undifferentiable.apply(gradients, SECOND, *given), None
+        given = (grad, ctx.norm, wanted, weight, bias, *kept)
+        return *undifferentiable(gradients, SECOND, *given), None
 
 
 FUNCTIONS: dict[str, Callable] = {

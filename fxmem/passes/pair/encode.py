@@ -13,6 +13,8 @@ from fxmem.passes.graph import emit, numel, tensor
 from fxmem.passes.pair.allocate import Width, allocate
 from fxmem.passes.pair.eligible import why_exact
 from fxmem.passes.pair.graphs import Pair, Storage
+from fxmem.passes.pair.masked import masked
+from fxmem.passes.pair.poles import meets_pole
 from fxmem.passes.pair.rewrite import Sizes, is_dense, substitute
 from fxmem.passes.pair.sensitivity import is_linear, logits
 from fxmem.passes.rule import Match
@@ -41,8 +43,8 @@ class Encode:
         self, pair: Pair, storages: Sequence[Storage], policy: Policy
     ) -> list[Match | Refusal | None]:
         """Match big floating storages that nothing obliges to be exact."""
-        amplified = logits(pair) if policy.lossy else set()
-        refused = {storage: _refuse(pair, storage, policy, amplified) for storage in storages}
+        wide = _wide(pair) if policy.lossy else {}
+        refused = {storage: _refuse(pair, storage, policy, wide) for storage in storages}
         parts = {storage: _parts(storage) for storage in storages if refused[storage] is None}
         elements = {s: [numel(source) for source, _ in parts[s]] for s in parts}
         widths = allocate(pair, elements, policy) if parts else {}
@@ -63,14 +65,23 @@ class Encode:
             _encode_part(pair, source, members, match.recipe)
 
 
-def _refuse(pair: Pair, storage: Storage, policy: Policy, amplified: set[fx.Node]) -> str | None:
+def _wide(pair: Pair) -> dict[fx.Node, str]:
+    """Return the forward's nodes whose range no scale a group serves, each with the sentence."""
+    logit = "logits: an error in them is a relative one of every probability of the loss"
+    mask = "a mask may have put -inf or the lowest number in it, which no scale spans with the rest"
+    return {**dict.fromkeys(masked(pair), mask), **dict.fromkeys(logits(pair), logit)}
+
+
+def _refuse(pair: Pair, storage: Storage, policy: Policy, wide: dict[fx.Node, str]) -> str | None:
     if not policy.allows(Encode.name):
         return f"rules forbid {Encode.name!r}"
     if not policy.lossy:
         return f"preset {policy.preset!r} keeps it exactly"
     why = why_exact(pair, storage, policy)
-    if why is None and storage.owner in amplified:
-        return "logits: an error in them is a relative one of every probability of the loss"
+    if why is None and storage.owner in wide:
+        return wide[storage.owner]
+    if why is None and meets_pole(pair, storage):
+        return "the backward divides by it or takes its root: near zero an error has no bound"
     if why is None and _parts(storage)[0][0] is storage.owner:
         return None if is_dense(tensor(storage.owner)) else "it has gaps in memory"
     return why

@@ -50,7 +50,7 @@ def logits(pair: Pair) -> set[fx.Node]:
     """Return the forward's nodes that are logits of a log-softmax, its results or their exp."""
     subtractions = pair.forward.graph.find_nodes(op="call_function", target=aten.sub.Tensor)
     log_softmaxes = [n for n in subtractions if _is_normaliser(n.args[1])]
-    found = set(ancestors(log_softmaxes, lambda n: not _is_elementwise(n)))
+    found = set(ancestors(log_softmaxes, lambda n: not is_elementwise(n)))
     exponentials = pair.forward.graph.find_nodes(op="call_function", target=aten.exp.default)
     return found.union(n for n in exponentials if owner(n.args[0]) in found)
 
@@ -61,7 +61,8 @@ def _is_normaliser(value: fx.Node | float) -> bool:
     return isinstance(value, fx.Node) and op_name(value) in NORMALISERS
 
 
-def _is_elementwise(node: fx.Node) -> bool:
+def is_elementwise(node: fx.Node) -> bool:
+    """Whether a value has an element for each of its input's, in whatever order."""
     pointwise = torch.Tag.pointwise in getattr(node.target, "tags", ())
     return pointwise or op_name(node) in LINEAR or is_view(node)
 
