@@ -95,9 +95,10 @@ class Policy:
             return
         why = "preset 'exact'" if exact else "rules={'encode': False}"
         hint = "; use preset 'balanced' or 'compact'" if exact else ""
-        for name, default in (("bits", None), ("group", None), ("rounding", "nearest")):
-            value = getattr(self, name)
-            if value != default:
+        attention = self.option("encode", "attention", None)
+        given = {"bits": self.bits, "group": self.group, "attention": attention}
+        for name, value in {**given, "rounding": self.rounding}.items():
+            if value not in (None, "nearest"):
                 raise PolicyError(
                     f"{why} keeps residuals unencoded, so {name}={value!r} conflicts with it{hint}"
                 )

@@ -73,7 +73,8 @@ RULES = {
     "masks": Switch(),
     "pool_places": Switch(),
     "few_bit": Switch(options={"bits": CODE_BITS}),
-    "encode": Switch(),
+    # Bits of queries, keys and values: more where attention is sharper than at initialisation.
+    "encode": Switch(options={"attention": range(2, 9)}),
     # Unbiased, not exact, so by name alone. `force` sketches where no byte is saved as well.
     "sketch": Switch(on=False, options=SKETCH | {"force": (False, True)}, main="ratio"),
     # This one, and those below by name alone, rewrite what is computed before differentiation.

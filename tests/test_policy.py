@@ -108,6 +108,11 @@ REFUSED = {
         "preset 'exact' keeps residuals unencoded, so rounding='stochastic' conflicts with it; "
         "use preset 'balanced' or 'compact'",
     ),
+    "bits of attention conflict with exact": (
+        {"rules": {"encode": {"attention": 6}}},
+        "preset 'exact' keeps residuals unencoded, so attention=6 conflicts with it; "
+        "use preset 'balanced' or 'compact'",
+    ),
     "unknown option": (
         {"bit": 8},
         "unknown option 'bit' (did you mean 'bits'?); allowed: "

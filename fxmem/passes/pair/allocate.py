@@ -2,7 +2,8 @@
 
 Every residual starts with the preset's width and a group of 64. Queries, keys and values give up a
 bit; with the bytes this frees, values under a non-linearity get one more, and the rest a shorter
-group: in all never more bytes than the even share.
+group: in all never more bytes than the even share. The user may ask for other bits of queries, keys
+and values, whose error grows with the logits that they make.
 """
 
 from __future__ import annotations
@@ -40,11 +41,20 @@ def allocate(
         residuals: for each storage to be encoded, the numbers of elements of its parts.
     """
     even = Width(policy.width, policy.group or EVEN_GROUP)
-    widths = dict.fromkeys(residuals, even)
+    attended = [storage for storage in residuals if is_attended(pair, storage)]
     if policy.bits is not None or policy.group is not None:
-        return widths
+        widths = dict.fromkeys(residuals, even)
+    else:
+        widths = _shared_out(pair, residuals, attended, even)
+    asked = policy.option("encode", "attention", None)
+    return widths if asked is None else widths | dict.fromkeys(attended, Width(asked, even.group))
+
+
+def _shared_out(
+    pair: Pair, residuals: dict[Storage, Sequence[int]], attended: list[Storage], even: Width
+) -> dict[Storage, Width]:
     thin = Width(max(even.bits - 1, min(BITS)), max(GROUPS))
-    widths.update({storage: thin for storage in residuals if is_attended(pair, storage)})
+    widths = dict.fromkeys(residuals, even) | dict.fromkeys(attended, thin)
     funds = sum(
         even.bytes_of(parts) - widths[storage].bytes_of(parts)
         for storage, parts in residuals.items()
