@@ -36,8 +36,8 @@ format: $(VENV)/test.stamp ## let ruff and clang-format rewrite what they can
 	$(VENV)/bin/clang-format -i $(CXX_SOURCES)
 
 bench: build $(VENV)/bench.stamp ## measure whatever the README and docs give figures of (hours)
-	for name in codec stack models activation few_bit eager linear loss reversible drift \
-	    integer integer_training convergence; do \
+	for name in codec stack models sharpness activation few_bit eager norms linear loss \
+	    reversible drift integer integer_training convergence; do \
 	  $(RUN) benchmarks/$$name.py $(ARGS) || exit 1; done
 
 wheel: $(VENV)/test.stamp ## one wheel for every Python and torch, into dist/

@@ -63,7 +63,7 @@ def parts(args: argparse.Namespace) -> dict[str, list[str]]:
     """Return the command of each part; `{json}` stands for where its figures go."""
     few = ["--rounds", "4"]
     quick = {
-        **dict.fromkeys(("codec", "loss", "models", "integer"), few),
+        **dict.fromkeys(("codec", "norms", "loss", "models", "integer"), few),
         "linear": ["--layers", "2", *few],
         **{"stack": ["--quick"], "activation": ["--quick"]},
         "reversible": ["--layers", "4", "8", *few],
@@ -73,6 +73,7 @@ def parts(args: argparse.Namespace) -> dict[str, list[str]]:
         "codec",
         "activation",
         "eager",
+        "norms",
         "stack",
         "models",
         "linear",

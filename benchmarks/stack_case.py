@@ -29,11 +29,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """One way to run it; with torch's checkpoint around every block, or torchao's int8 layers."""
+    """One way to run it, with or without torch's checkpoint around every block."""
 
     way: Way
     checkpoint: bool = False
-    torchao: bool = False
 
     @property
     def random(self) -> bool:
@@ -72,12 +71,9 @@ ROWS = {
 
 # Asked for by name: all linear layers but the first and the last compute in integers.
 INTEGER = {
-    **{
-        f"{method}, {preset}": Row(fxmem(preset, rules={"integer": method}))
-        for method in ("int8", "wageubn8")
-        for preset in ("exact", "balanced", "compact")
-    },
-    "torchao int8": Row(inductor(), torchao=True),
+    f"{method}, {preset}": Row(fxmem(preset, rules={"integer": method}))
+    for method in ("int8", "wageubn8")
+    for preset in ("exact", "balanced", "compact")
 }
 
 
@@ -144,22 +140,10 @@ def build(case: Case, row: Row, precision: torch.dtype | None = None) -> Variant
     torch.manual_seed(0)
     rounded = DTYPES[case.dtype]
     stack = Stack(case, row.checkpoint).to(rounded).to(case.device, precision or rounded)
-    if row.torchao:
-        _swap_layers(stack)
     data = (torch.randn(BATCH, TOKENS, case.width).to(rounded) for _ in range(2))
     x, weight = (value.to(case.device, stack.dtype) for value in data)
     model = row.way.compile(stack)
     return Variant(stack, lambda: (model(x) * weight).sum())
-
-
-def _swap_layers(stack: Stack) -> None:
-    """Let torchao compute in int8 what the integer rule does."""
-    from torchao import quantize_
-    from torchao.prototype.quantized_training import int8_mixed_precision_training
-
-    layers = [layer for layer in stack.modules() if isinstance(layer, nn.Linear)][1:-1]
-    chosen = int8_mixed_precision_training()
-    quantize_(stack, chosen, lambda layer, _: any(layer is it for it in layers))
 
 
 def gradient(variant: Variant) -> list[torch.Tensor]:
