@@ -22,6 +22,9 @@ _SavedNoCheck = getattr(descriptors, "SavedForBackwardsNoVcCheckAOTOutput", _Sav
 @contextmanager
 def may_recompute(operators: Collection[torch._ops.OpOverloadPacket]) -> Iterator[None]:
     """Let min-cut recompute these operators as well: it has a list of its own, and no option."""
+    if not operators:
+        yield
+        return
     default = partitioners.get_default_op_list
 
     def more() -> Any:

@@ -23,16 +23,13 @@ std::vector<uint64_t> panels(const uint8_t* b, int64_t rows, int64_t words) {
 }
 
 void run(const Tensor& a, const Tensor& b, int64_t n, const XnorOutput& out) {
-  XnorTask task{out};
   const Tensor left = torch::stable::contiguous(a), right = torch::stable::contiguous(b);
-  task.words = a.size(1) / 8;
+  const int64_t words = a.size(1) / 8;
   const std::vector<uint64_t> columns =
-      panels(static_cast<const uint8_t*>(right.const_data_ptr()), b.size(0), task.words);
-  task.a = static_cast<const uint8_t*>(left.const_data_ptr());
-  task.panels = columns.data();
-  task.columns = b.size(0);
-  task.n = n;
-  const int64_t grain = kWork / std::max<int64_t>(task.words * b.size(0), 1) + 1;
+      panels(static_cast<const uint8_t*>(right.const_data_ptr()), b.size(0), words);
+  const auto* rows = static_cast<const uint8_t*>(left.const_data_ptr());
+  const XnorTask task{out, rows, columns.data(), b.size(0), words, n};
+  const int64_t grain = kWork / std::max<int64_t>(words * b.size(0), 1) + 1;
   torch::stable::parallel_for(
       0, a.size(0), grain, [&](int64_t first, int64_t last) { kernels().xnor(task, first, last); });
 }
