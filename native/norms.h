@@ -1,4 +1,4 @@
-// Shapes and checks of a norm's backward from its output, before CPU or CUDA does the work; as
+// A norm's backward from its output: its shapes and checks, before CPU or CUDA does the work; as
 // fxmem/ops/norms/backward.py.
 #pragma once
 
@@ -86,6 +86,23 @@ inline NormBackward prepare_norm_backward(const Tensor& grad, const Tensor& outp
           torch::stable::new_empty(output, Shape{sums && bias ? channels : 0}, wide),
           sizes,
           wide};
+}
+
+// The operator; run(to, limits, centred, sums) is what a device does where there are elements.
+template <void (*run)(NormBackward&, NormLimits, bool, bool)>
+std::tuple<Tensor, Tensor, Tensor> norm_backward(
+    const Tensor& grad, const Tensor& output, const Tensor& rstd, std::optional<Tensor> weight,
+    std::optional<Tensor> bias, std::optional<Tensor> at, std::optional<Tensor> side,
+    int64_t channels, int64_t groups, bool centred, double least, double steepest, bool sums) {
+  NormBackward to =
+      prepare_norm_backward(grad, output, rstd, weight, bias, at, side, channels, groups, sums);
+  if (output.numel() == 0) {
+    torch::stable::zero_(to.weight_grad);
+    torch::stable::zero_(to.bias_grad);
+  } else {
+    run(to, {least, steepest}, centred, sums);
+  }
+  return {to.input_grad, to.weight_grad, to.bias_grad};
 }
 
 }  // namespace fxmem

@@ -114,7 +114,7 @@ int64_t step_of(const NormSizes& sizes) {
 }
 
 template <typename R>
-void run(const NormBackward& to, NormLimits limits, bool centred, bool wants_sums) {
+void run_as(const NormBackward& to, NormLimits limits, bool centred, bool wants_sums) {
   const NormSizes& s = to.sizes;
   const int64_t pitch = pitch_of(s), step = step_of(s);
   const int64_t parts = ceil_div(s.outer, step);
@@ -148,23 +148,13 @@ void run(const NormBackward& to, NormLimits limits, bool centred, bool wants_sum
   channels.total(parts, 1, to.bias_grad);
 }
 
-std::tuple<Tensor, Tensor, Tensor> norm_backward(
-    const Tensor& grad, const Tensor& output, const Tensor& rstd, std::optional<Tensor> weight,
-    std::optional<Tensor> bias, std::optional<Tensor> at, std::optional<Tensor> side,
-    int64_t channels, int64_t groups, bool centred, double least, double steepest, bool sums) {
-  NormBackward to =
-      prepare_norm_backward(grad, output, rstd, weight, bias, at, side, channels, groups, sums);
-  if (output.numel() == 0) {
-    torch::stable::zero_(to.weight_grad);
-    torch::stable::zero_(to.bias_grad);
-  } else if (to.wide == ScalarType::Double) {
-    run<double>(to, {least, steepest}, centred, sums);
-  } else {
-    run<float>(to, {least, steepest}, centred, sums);
-  }
-  return {to.input_grad, to.weight_grad, to.bias_grad};
+void run(NormBackward& to, NormLimits limits, bool centred, bool sums) {
+  const auto run = to.wide == ScalarType::Double ? &run_as<double> : &run_as<float>;
+  run(to, limits, centred, sums);
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fxmem, CPU, m) { m.impl("norm_backward", TORCH_BOX(&norm_backward)); }
+STABLE_TORCH_LIBRARY_IMPL(fxmem, CPU, m) {
+  m.impl("norm_backward", TORCH_BOX(&norm_backward<run>));
+}

@@ -161,7 +161,7 @@ void do_rows(const NormTask<T>& task, const Tensor& on) {
 }
 
 template <typename T>
-void run(NormBackward& to, NormLimits limits, bool centred, bool sums) {
+void run_as(NormBackward& to, NormLimits limits, bool centred, bool sums) {
   using R = Sum<T>;
   const int64_t bytes = to.sizes.channels() * kBytesByChannel<R>;
   const Tensor memory = torch::stable::new_empty(to.output, Shape{bytes}, ScalarType::Byte);
@@ -182,28 +182,21 @@ void run(NormBackward& to, NormLimits limits, bool centred, bool sums) {
   if (sums) add_up(task, to);
 }
 
-std::tuple<Tensor, Tensor, Tensor> norm_backward(
-    const Tensor& grad, const Tensor& output, const Tensor& rstd, std::optional<Tensor> weight,
-    std::optional<Tensor> bias, std::optional<Tensor> at, std::optional<Tensor> side,
-    int64_t channels, int64_t groups, bool centred, double least, double steepest, bool sums) {
-  NormBackward to =
-      prepare_norm_backward(grad, output, rstd, weight, bias, at, side, channels, groups, sums);
-  const NormLimits limits{least, steepest};
-  if (output.numel() == 0) {
-    torch::stable::zero_(to.weight_grad);
-    torch::stable::zero_(to.bias_grad);
-  } else if (output.scalar_type() == ScalarType::Double) {
-    run<double>(to, limits, centred, sums);
-  } else if (output.scalar_type() == ScalarType::Float) {
-    run<float>(to, limits, centred, sums);
-  } else if (output.scalar_type() == ScalarType::BFloat16) {
-    run<__nv_bfloat16>(to, limits, centred, sums);
-  } else {
-    run<__half>(to, limits, centred, sums);
+void run(NormBackward& to, NormLimits limits, bool centred, bool sums) {
+  switch (to.output.scalar_type()) {
+    case ScalarType::Double:
+      return run_as<double>(to, limits, centred, sums);
+    case ScalarType::Float:
+      return run_as<float>(to, limits, centred, sums);
+    case ScalarType::BFloat16:
+      return run_as<__nv_bfloat16>(to, limits, centred, sums);
+    default:
+      return run_as<__half>(to, limits, centred, sums);
   }
-  return {to.input_grad, to.weight_grad, to.bias_grad};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fxmem, CUDA, m) { m.impl("norm_backward", TORCH_BOX(&norm_backward)); }
+STABLE_TORCH_LIBRARY_IMPL(fxmem, CUDA, m) {
+  m.impl("norm_backward", TORCH_BOX(&norm_backward<run>));
+}
