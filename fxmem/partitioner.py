@@ -32,6 +32,7 @@ from fxmem.passes.joint.sketches.rewrite import release
 from fxmem.passes.pair.discrete import hoist_discrete, moved
 from fxmem.passes.pair.expand import expand
 from fxmem.passes.pair.graphs import Pair
+from fxmem.passes.pair.probabilities import keep_probabilities
 from fxmem.passes.registry import RULES
 from fxmem.plan import Plan, Report
 from fxmem.policy import Policy
@@ -144,6 +145,8 @@ class Partitioner(CustomPartitionerFn):
         pair = Pair(*halves, outputs, _static(halves[0], **kwargs))
         keep_sources(pair)
         notes = [*notes, *refused]
+        if self.policy.allows("remat"):
+            keep_probabilities(pair, self.policy)
         if self.policy.allows("discrete"):
             hoist_discrete(pair, self.policy)
         for half in halves:

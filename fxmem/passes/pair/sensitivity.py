@@ -46,6 +46,20 @@ def _is_scaled_attention(node: fx.Node) -> bool:
     return is_small and any(word in op_name(node) for word in ATTENTION)
 
 
+def is_probability(node: fx.Node) -> bool:
+    """Whether a node is what softmax makes: exponentials over their sum, or those of a lower dtype.
+
+    Of one near 1 the gradient reads how far from 1 it is.
+    """
+    while op_name(node) in CASTS:
+        node = node.args[0]
+    if node.target is not aten.div.Tensor or not isinstance(node.args[1], fx.Node):
+        return False
+    part, whole = node.args[0], owner(node.args[1])
+    is_sum = whole.target is aten.sum.dim_IntList and whole.args[0] is part
+    return is_sum and op_name(part) == "aten.exp"
+
+
 def logits(pair: Pair) -> set[fx.Node]:
     """Return the forward's nodes that are logits of a log-softmax, its results or their exp."""
     subtractions = pair.forward.graph.find_nodes(op="call_function", target=aten.sub.Tensor)
