@@ -1,6 +1,7 @@
 """What coarse gradients do to training: held-out loss against exact training, over paired seeds.
 
     python benchmarks/convergence.py [--group linear] [--task text digits] [--seeds 5]
+    python benchmarks/convergence.py --group attention --task flash --steps 600
 
 A seed fixes initial weights, batches and dropout for every way; the difference to exact training is
 taken seed by seed, and its 95 % confidence interval is Student's. "Kept" is what one forward leaves
@@ -75,9 +76,15 @@ def coded_inputs(bits: int) -> Callable[[nn.Module], nn.Module]:
     return prepare
 
 
-def residuals(preset: str) -> Callable[[nn.Module], nn.Module]:
-    """Return what compiles a model with encoded residuals; kernels are torch's own."""
+def residuals(preset: str, attention: int | None = None) -> Callable[[nn.Module], nn.Module]:
+    """Return what compiles a model with encoded residuals; kernels are torch's own.
+
+    Args:
+        attention: bits of queries, keys and values, if not the preset's.
+    """
     options = {"preset": preset, "inner": "aot_eager"}
+    if attention is not None:
+        options["rules"] = {"encode": {"attention": attention}}
     return lambda model: torch.compile(model, backend="fxmem", options=options)
 
 
@@ -97,8 +104,13 @@ LINEAR: Ways = {
     "8-bit residuals": residuals("balanced"),
     "4-bit residuals": residuals("compact"),
 }
-GROUPS = {"activations": ACTIVATIONS, "linear": LINEAR}
-WAYS: Ways = {EXACT: lambda model: model, **ACTIVATIONS, **LINEAR}
+ATTENTION: Ways = {
+    "balanced": residuals("balanced"),
+    "compact": residuals("compact"),
+    **{f"compact, attention {bits} bits": residuals("compact", bits) for bits in (8, 5, 4, 3)},
+}
+GROUPS = {"activations": ACTIVATIONS, "linear": LINEAR, "attention": ATTENTION}
+WAYS: Ways = {EXACT: lambda model: model, **ACTIVATIONS, **LINEAR, **ATTENTION}
 
 
 class Log:
@@ -169,7 +181,7 @@ def markdown(task: str, rows: list[tuple[str, ...]]) -> str:
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--task", nargs="+", choices=TRAININGS, default=list(TRAININGS))
+    parser.add_argument("--task", nargs="+", choices=TRAININGS, default=["text", "digits"])
     parser.add_argument("--group", choices=GROUPS, default="activations")
     parser.add_argument("--ways", nargs="+", choices=WAYS, help="default: all of the group")
     parser.add_argument("--seeds", type=int, default=5, help="at least 2")

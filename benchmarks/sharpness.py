@@ -1,6 +1,6 @@
 """What lossy presets cost where attention is sharp: the gradient's error by the logits' spread.
 
-    python benchmarks/sharpness.py [--spread 1 2 4 8] [--attention 5 6 8]
+    python benchmarks/sharpness.py [--spread 1 2 4 8] [--attention 3 4 5 8]
 
 One causal attention of 4 heads of width 64 over 2 x 256 tokens with its four projections; the error
 is that of all their gradients together, against everything kept.
@@ -41,7 +41,7 @@ def main() -> None:
     """Print a row for each preset and each width of queries, keys and values."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--spread", type=float, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--attention", type=int, nargs="+", default=[5, 6, 8])
+    parser.add_argument("--attention", type=int, nargs="+", default=[3, 4, 5, 8])
     args = parser.parse_args()
     true = {spread: gradients(spread, None) for spread in args.spread}
     lines = [("", *(f"logits ± {spread:g}" for spread in args.spread))]

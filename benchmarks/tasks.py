@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
@@ -51,6 +51,19 @@ def text(steps: int = 300) -> Training:
     )
 
 
+def flash(steps: int = 300) -> Training:
+    """The same without dropout of attention's probabilities, which no device then keeps."""
+    training = text(steps)
+
+    def undropped(seed: int) -> nn.Module:
+        model = training.model(seed)
+        for block in model.transformer.h:
+            block.attn.attn_dropout.p = 0.0
+        return model
+
+    return replace(training, model=undropped)
+
+
 def digits(steps: int = 300) -> Training:
     """A vision transformer of four layers on scikit-learn's 8 x 8 digits, a fifth held out."""
     from sklearn.datasets import load_digits
@@ -92,7 +105,7 @@ def _vit(seed: int) -> nn.Module:
     )
 
 
-TRAININGS = {"text": text, "digits": digits}
+TRAININGS = {"text": text, "digits": digits, "flash": flash}
 
 
 def with_linear_layers(model: nn.Module) -> nn.Module:

@@ -20,7 +20,7 @@ from fxmem.policy import BITS, GROUPS, Policy
 EVEN_GROUP = 64
 # Bits beside the preset's. An error in the product of queries and keys is exponentiated: three
 # trainings with 3 bits of them ended .04 to .32 nats above exact ones, with 6 bits .01 to .03
-# (benchmarks/convergence.py --task attention).
+# (benchmarks/convergence.py --group attention).
 ATTENTION, AMPLIFIED = 2, 1
 
 
