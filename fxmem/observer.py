@@ -72,6 +72,7 @@ class _Observing(Partitioner):
         # The regions in it are fxmem's by now: what theirs would have been is added to them.
         inductor += sum(region.meta.get(MORE, 0) for region in regions(halves[0], default.saved))
         pair, plan = self.partition(gm, joint_inputs, **kwargs)
+        pair.finish()
         plan = replace(plan, spared=spared(default, pair, plan))
         pair.forward.meta[MORE] = inductor - plan.after
         if not plan.region:

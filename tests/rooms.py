@@ -16,7 +16,7 @@ PAIR_TOOLS = tuple(
     f"fxmem.passes.pair.{name}"
     for name in (
         *("graphs", "rewrite", "eligible", "sensitivity", "allocate"),
-        *("cones", "products", "curves", "steps", "masked", "poles"),
+        *("cones", "products", "curves", "steps", "masked", "unbounded"),
     )
 )
 TOOLS = ("torch", "fxmem.passes.graph", *DECISIONS)

@@ -34,6 +34,7 @@ ORIGIN = (
 )
 
 EXACT = "fxmem_exact"  # in a node's meta: why it must be kept without loss, in a sentence
+NUMBERS = "fxmem_numbers"  # in a node's meta: integers that stand for floats, one an element
 SKETCH_OF = "fxmem_sketch_of"  # the Residual that a sketch is kept in place of, and what it is
 
 

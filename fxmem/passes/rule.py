@@ -78,8 +78,7 @@ def _after(earlier: Site | Refusal, entry: Site | Refusal) -> Site | Refusal:
 
 
 def apply(pair: Pair, decisions: Sequence[Decision]) -> None:
-    """Carry out what was planned."""
+    """Carry out what was planned; the pair is not finished."""
     for rule, storage, match in decisions:
         rule.apply(pair, storage, match)
     pair.prune()
-    pair.finish()

@@ -230,4 +230,5 @@ def test_on_a_gpu(kind, preset):
     assert {e.residual.op.rpartition("[")[0] for e in found.refusals} == {out.rpartition("[")[0]}
     assert all(e.nbytes == e.residual.nbytes for e in found.refusals)
     apply(pair, decisions)
+    pair.finish()
     assert isinstance(pair.backward, fx.GraphModule) and pair.kept() < found.before / 1.5

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import fx
 
-from fxmem.passes.graph import ORIGIN
+from fxmem.passes.graph import NUMBERS, ORIGIN, nbytes, numel
 
 LAYERS = [f"fxmem::{kind}_{of}" for kind in ("integer", "binary") for of in ("linear", "conv2d")]
 CODES = [f"{layer}_codes" for layer in LAYERS]
@@ -59,6 +59,9 @@ def _call(layer: fx.Node) -> tuple[torch._ops.OpOverload, tuple]:
 
 
 def _split(graph: fx.Graph, layer: fx.Node, items: list[fx.Node]) -> None:
+    for item in items:
+        # As good as what they are made of, where comparisons and signs are not.
+        item.meta[NUMBERS] = item.args[1] == 1 and nbytes(item) == numel(layer.args[0])
     with graph.inserting_after(layer):
         codes = graph.call_function(*_call(layer))
     codes.meta = {key: layer.meta[key] for key in (*ORIGIN, *ASKED) if key in layer.meta}

@@ -13,25 +13,35 @@ import torch
 from torch import fx
 
 from fxmem import ops
-from fxmem.passes.graph import ancestors, nbytes, numel, op_name, tensor
+from fxmem.passes.graph import EXACT, NUMBERS, ancestors, nbytes, op_name, tensor
 from fxmem.passes.pair.eligible import why_exact, why_shared
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.plan import Plan
 from fxmem.policy import Policy
 
 # Floats that jump: the derivative of |x| is one.
-STEPS = {f"aten.{op}" for op in ("sign", "sgn", "round", "floor", "ceil", "trunc")}
+WHOLE = {f"aten.{op}" for op in ("round", "floor", "ceil", "trunc")}
+STEPS = {"aten.sign", "aten.sgn", *WHOLE}
+FRACTION = "its whole part is read beside it: of what is left codes would leave nothing"
 MOVED = "fxmem_moved"  # in a kept node's meta: what was moved, in a sentence
 
 
 def hoist_discrete(pair: Pair, policy: Policy) -> None:
     """Move discrete functions of kept floats from the backward to the forward, where it pays."""
-    floats = _kept_floats(pair)
+    floats, nodes = _kept_floats(pair), _discrete_nodes(pair)
+
+    def sources_of(node: fx.Node) -> list[fx.Node]:
+        return [n for n in ancestors([node], floats.__contains__) if n in floats]
+
+    for node in nodes:
+        if op_name(node) in WHOLE and _is_read_beside(node):
+            for source in sources_of(node):
+                floats[source].owner.meta[EXACT] = FRACTION
     # From the last to the first: what is made of a result that is kept needs no second one.
-    for node in reversed(_discrete_nodes(pair)):
+    for node in reversed(nodes):
         if not node.users or not _is_movable(pair, node):
             continue
-        sources = [n for n in ancestors([node], floats.__contains__) if n in floats]
+        sources = sources_of(node)
         lossy = policy.lossy and any(why_exact(pair, floats[n], policy) is None for n in sources)
         if sources and (lossy or _frees(pair, node, floats, policy)):
             result = _in_forward(pair, node)
@@ -79,13 +89,24 @@ def _discrete_nodes(pair: Pair) -> list[fx.Node]:
 def _is_discrete(node: fx.Node) -> bool:
     op = node.args[0] if node.target is operator.getitem else node
     made_of_floats = any(_is_float(n) for n in op.all_input_nodes)
-    steps = op_name(node) in STEPS or not (_is_float(node) or _is_number(node))
+    steps = op_name(node) in STEPS or not (_is_float(node) or node.meta.get(NUMBERS))
     return tensor(node) is not None and made_of_floats and steps
 
 
-def _is_number(node: fx.Node) -> bool:
-    """Whether it is an integer layer's input in 8 bits: as good as what it is made of."""
-    return op_name(node).endswith("_codes[0]") and nbytes(node) == numel(node.args[0].args[0])
+def _is_read_beside(whole: fx.Node) -> bool:
+    """Whether more is read of a number than its whole part: what is left of it, say."""
+    x = whole.args[0]
+    others = (n for n in x.users if n is not whole and not _is_discrete(n))
+    return any(not _is_straight_through(n, whole, x) for n in others)
+
+
+def _is_straight_through(node: fx.Node, whole: fx.Node, x: fx.Node) -> bool:
+    """Whether a node stands in x + (whole - x), which is the whole part again."""
+    if op_name(node) == "aten.sub":
+        sums = [n for n in node.users if op_name(n) == "aten.add" and x in n.args]
+        return {*node.args} == {whole, x} and len(sums) == len(node.users)
+    differences = (n for n in node.all_input_nodes if n is not x and op_name(n) == "aten.sub")
+    return op_name(node) == "aten.add" and any({*n.args} == {whole, x} for n in differences)
 
 
 def _is_float(node: fx.Node) -> bool:

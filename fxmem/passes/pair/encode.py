@@ -14,9 +14,9 @@ from fxmem.passes.pair.allocate import Width, allocate
 from fxmem.passes.pair.eligible import why_exact
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.passes.pair.masked import masked
-from fxmem.passes.pair.poles import meets_pole
 from fxmem.passes.pair.rewrite import Sizes, is_dense, substitute
 from fxmem.passes.pair.sensitivity import is_linear, logits
+from fxmem.passes.pair.unbounded import why_unbounded
 from fxmem.passes.rule import Match
 from fxmem.plan import Refusal, Site
 from fxmem.policy import Policy
@@ -80,8 +80,7 @@ def _refuse(pair: Pair, storage: Storage, policy: Policy, wide: dict[fx.Node, st
     why = why_exact(pair, storage, policy)
     if why is None and storage.owner in wide:
         return wide[storage.owner]
-    if why is None and meets_pole(pair, storage):
-        return "the backward divides by it or takes its root: near zero an error has no bound"
+    why = why or why_unbounded(pair, storage)
     if why is None and _parts(storage)[0][0] is storage.owner:
         return None if is_dense(tensor(storage.owner)) else "it has gaps in memory"
     return why

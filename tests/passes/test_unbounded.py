@@ -1,4 +1,4 @@
-"""Residuals whose small values must not become 0: what the backward divides by, roots, logarithms."""
+"""Residuals in which nothing bounds an error: denominators, roots, places, whole parts."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from .tools import gradients, leaf, partitioned
 
+PICTURE = torch.linspace(0, 1, 1024).sin().view(1, 1, 16, 64)
 COMPACT = {"preset": "compact", "min_bytes": 0}
 WHY = "the backward divides by it or takes its root: near zero an error has no bound"
 
@@ -83,3 +84,56 @@ def test_encoded_where_nothing_is_near_a_pole(f):
 def test_norms_are_encoded_as_ever():
     norm = nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 64), nn.RMSNorm(64))
     assert not is_refused(partitioned(norm, leaf(128, 64), policy=COMPACT))
+
+
+def places(x, w, a):
+    """Where a picture is read, as far as the tanh of it says."""
+    grid = (x @ w).tanh().view(1, 16, 128, 2)
+    return F.grid_sample(PICTURE, grid, align_corners=False) + a
+
+
+def weights_of_places(x, w, a):
+    """The weights of four neighbours are read as well, for what the picture is multiplied by."""
+    return places(x, w, a) * a
+
+
+def fraction(x, w, a):
+    h = 20 * (x @ w)
+    return (h - h.floor()).sin() * a
+
+
+def learned_step(x, w, a):
+    """Esser et al. (2020), equation 3: the step's gradient is what rounding leaves."""
+    return straight_through((x @ w) / a) * a
+
+
+def straight_through(x):
+    return (x.round() - x).detach() + x
+
+
+WHOLE = "its whole part is read beside it: of what is left codes would leave nothing"
+EXACT = {
+    places: "it says where something is read: what is read aside is something else",
+    weights_of_places: WHOLE,
+    fraction: WHOLE,
+    learned_step: WHOLE,
+}
+
+
+@pytest.mark.parametrize("f", EXACT, ids=lambda f: f.__name__)
+def test_kept_exactly(f):
+    graph = partitioned(f, *inputs(), policy=COMPACT)
+    assert any(why.startswith(EXACT[f]) for why in graph.why)
+    found, exact = (gradients(f, *inputs(), policy=p) for p in (COMPACT, "eager"))
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_whole_parts_alone_are_encoded():
+    """Quantization that passes gradients straight through needs no more of what it rounds."""
+
+    def quantized(x, w, a):
+        return straight_through(8 * (x @ w)) @ w.mT * a
+
+    graph = partitioned(quantized, *inputs(), policy=COMPACT)
+    assert not graph.why and graph.plan.sites
