@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -17,10 +17,10 @@ from torch._inductor.custom_graph_pass import CustomPartitionerFn, get_hash_for_
 from fxmem import history, ops
 from fxmem.compat import may_recompute
 from fxmem.passes import rule
-from fxmem.passes.graph import regions
+from fxmem.passes.graph import copied, regions
 from fxmem.passes.joint.codes import join_codes, recomputable, split_codes
-from fxmem.passes.joint.copies import recompute_copies
-from fxmem.passes.joint.cut import cut
+from fxmem.passes.joint.copies import COPIES, recompute_copies
+from fxmem.passes.joint.cut import budget_of, cut
 from fxmem.passes.joint.frozen import forget_frozen
 from fxmem.passes.joint.overwritten import keep_overwritten
 from fxmem.passes.joint.parameters import static_inputs
@@ -39,8 +39,20 @@ from fxmem.policy import Policy
 
 log = logging.getLogger("fxmem")
 PLAN = "fxmem_plan"  # in the meta of a forward graph
-Candidate = tuple[Pair, list[str]]  # one way to cut, and its notes
-Planned = tuple[Plan, list[rule.Decision]]
+LESS = 0.99  # what is recomputed from farther must save that much
+
+
+class Candidate(NamedTuple):
+    """One way to cut, its notes, and what is planned for it."""
+
+    pair: Pair
+    notes: list[str]
+    planned: tuple[Plan, list[rule.Decision]]
+
+    @property
+    def kept(self) -> int:
+        """Bytes once it is encoded."""
+        return self.planned[0].after
 
 
 class Partitioner(CustomPartitionerFn):
@@ -103,8 +115,7 @@ class Partitioner(CustomPartitionerFn):
     def _once(
         self, gm: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any
     ) -> tuple[Pair, Plan]:
-        candidates = self._candidates(gm, joint_inputs, **kwargs)
-        (pair, notes), (plan, decisions) = self._least(list(candidates))
+        pair, notes, (plan, decisions) = self._least(gm, joint_inputs, **kwargs)
         notes = [*notes, *moved(pair, plan)]
         rule.apply(pair, decisions)
         called = (region.meta.get(PLAN) for region in regions(pair.forward, pair.saved))
@@ -114,18 +125,32 @@ class Partitioner(CustomPartitionerFn):
         plan = replace(plan, notes=(*before.notes, *notes), rewritten=before.rewritten)
         return pair, replace(plan, region=not joint_inputs, nested=saved)
 
-    def _candidates(
-        self, gm: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any
-    ) -> Iterator[Candidate]:
-        """Cut the joint graph without, then with its reversible chains recomputed, if any are."""
+    def _least(self, gm: fx.GraphModule, joint_inputs: Sequence[Any], **kwargs: Any) -> Candidate:
+        """Return of all ways to cut the one that keeps the least once it is encoded."""
         outputs = kwargs["num_fwd_outputs"]
         found, notes = self._reverse(gm, outputs)
         keep_region_outputs(gm, outputs)
-        yield self._cut(gm, joint_inputs, notes, **kwargs)
-        if found is not None:
-            keep_region_outputs(found.joint, outputs)
-            with config.patch(cse=False):
-                yield self._cut(found.joint, joint_inputs, [*notes, *found.notes], **kwargs)
+        plain = self._plain(gm, joint_inputs, notes, **kwargs)
+        if found is None:
+            return plain
+        keep_region_outputs(found.joint, outputs)
+        with config.patch(cse=False):
+            reversed_ = self._cut(found.joint, joint_inputs, [*notes, *found.notes], **kwargs)
+        sizes = [plain.kept, reversed_.kept]
+        if self.policy.option("reversible", "force", False) or sizes[1] < sizes[0]:
+            return reversed_
+        why = f"reversible: not taken, for it would keep {sizes[1]} bytes, not {sizes[0]}"
+        return plain._replace(notes=[*plain.notes, why])
+
+    def _plain(
+        self, gm: fx.GraphModule, joint_inputs: Sequence[Any], notes: list[str], **kwargs: Any
+    ) -> Candidate:
+        """Cut with and without recomputing what reads a value long after others have."""
+        if not self.policy.allows("remat") or budget_of(self.policy) < 1:
+            return self._cut(gm, joint_inputs, notes, **kwargs)
+        near = self._cut(copied(gm), joint_inputs, notes, **kwargs)
+        far = self._cut(gm, joint_inputs, notes, far=True, **kwargs)
+        return far if far.kept < LESS * near.kept else near
 
     def _reverse(self, gm: fx.GraphModule, outputs: int) -> tuple[Reversed | None, list[str]]:
         if not self.policy.allows("reversible"):
@@ -135,35 +160,29 @@ class Partitioner(CustomPartitionerFn):
         return reverse(gm, outputs, *chosen)
 
     def _cut(
-        self, gm: fx.GraphModule, joint_inputs: Sequence[Any], notes: list[str], **kwargs: Any
-    ) -> tuple[Pair, list[str]]:
+        self,
+        gm: fx.GraphModule,
+        joint_inputs: Sequence[Any],
+        notes: list[str],
+        far: bool = False,
+        **kwargs: Any,
+    ) -> Candidate:
+        more = recomputable(gm)
         if self.policy.allows("remat"):
             recompute_copies(gm)
-        with may_recompute(recomputable(gm)):
-            halves, refused = cut(gm, joint_inputs, self.policy, **kwargs)
+            more |= COPIES
+        with may_recompute(more):
+            halves, refused = cut(gm, joint_inputs, self.policy, far, **kwargs)
         outputs = release(halves[0], kwargs["num_fwd_outputs"])
         pair = Pair(*halves, outputs, _static(halves[0], **kwargs))
         keep_sources(pair)
-        notes = [*notes, *refused]
         if self.policy.allows("remat"):
             keep_probabilities(pair, self.policy)
         if self.policy.allows("discrete"):
             hoist_discrete(pair, self.policy)
         for half in halves:
             join_codes(half)
-        return pair, notes
-
-    def _least(self, candidates: list[Candidate]) -> tuple[Candidate, Planned]:
-        """Return the candidate that keeps the least once it is encoded, and its plan."""
-        plans = [rule.plan(pair, self.policy, RULES) for pair, _ in candidates]
-        sizes = [plan.after for plan, _ in plans]
-        last = len(candidates) - 1
-        if self.policy.option("reversible", "force", False) or sizes[last] < sizes[0]:
-            return candidates[last], plans[last]
-        if last:
-            why = f"reversible: not taken, for it would keep {sizes[1]} bytes, not {sizes[0]}"
-            candidates[0][1].append(why)
-        return candidates[0], plans[0]
+        return Candidate(pair, [*notes, *refused], rule.plan(pair, self.policy, RULES))
 
     def uuid(self) -> Any:
         """Return the key under which compiled code may be reused: policy, sources, kernels."""

@@ -181,5 +181,7 @@ def _entry(node: fx.Node, method: str, why: str | None) -> Site | Refusal:
         return Refusal(residual, NAME, why)
     bits = kept_bits(method)
     after = size if bits is None else math.ceil(count * bits / 8)
-    action = f"{method}: its input kept " + ("as it is" if bits is None else f"in {bits} bits")
+    action = f"{method}: its input kept " + (
+        "as it is" if bits is None else f"in at most {bits} bits"
+    )
     return Site(residual, NAME, action, after, "bounded")

@@ -1,8 +1,9 @@
-"""What a layer's neighbour casts or drops out for itself is recomputed from what they share.
+"""What a layer's neighbour copies for itself is recomputed from what they share.
 
 The cut never recomputes what reads a value after a matrix product has read it, for the two are
 seldom fused. An adapter beside a frozen layer is such a reader: it casts their input to its own
-dtype and drops elements of it out, and each adapter would keep a copy of its own.
+dtype and drops elements of it out, and each adapter would keep a copy of its own. Concatenations
+are such readers too: each layer of a DenseNet has one of what all before it have made.
 """
 
 from __future__ import annotations
@@ -16,15 +17,28 @@ from fxmem.passes.graph import aten, from_tangents, is_view, nbytes, owner, tens
 CASTS = (torch.ops.prims.convert_element_type.default, aten._to_copy.default)
 FACTORS = (aten.mul.Tensor, aten.div.Tensor)
 PRODUCTS = (aten.mm.default, aten.bmm.default, aten.convolution_backward.default)
+# Copies that are not on torch's list of what may be recomputed.
+COPIES = {aten.cat, aten.constant_pad_nd, aten.slice_scatter, aten._unsafe_index}
 
 
 def recompute_copies(joint: fx.GraphModule) -> None:
-    """Mark copies that the backward multiplies with, where their source is no bigger."""
+    """Mark copies that the backward reads, where their sources are no bigger."""
     backward = from_tangents(joint.graph)
+    for whole in joint.graph.find_nodes(op="call_function", target=aten.cat.default):
+        if whole not in backward and _is_shared(whole, backward):
+            whole.meta.setdefault("recompute", CheckpointPolicy.PREFER_RECOMPUTE)
     for product in joint.graph.nodes:
         if product.target in PRODUCTS and product in backward:
             for factor in set(product.all_input_nodes) - backward:
                 _recompute(factor, backward)
+
+
+def _is_shared(whole: fx.Node, backward: set[fx.Node]) -> bool:
+    """Whether others read what is concatenated, and keeping the parts is no more."""
+    readers, parts = _readers(whole), {owner(part) for part in whole.args[0]}
+    if any(n.op == "output" for n in readers) or sum(map(nbytes, parts)) > nbytes(whole):
+        return False
+    return any(_readers(part) - backward - {whole} for part in parts)
 
 
 def _recompute(factor: fx.Node, backward: set[fx.Node]) -> None:

@@ -3,7 +3,8 @@
 Measured on the reference stacks (relative gradient error at 4 bits in groups of 64): values under a
 non-linearity 8 %, norm inputs 3.6 %, attention outputs 1.7 %, queries, keys and values 1.2 %. The
 logits of a cross-entropy with a wide range: 60 %, for an absolute error of them is a relative one
-of the probabilities, and so of every gradient. Attention bears the same error: it averages out.
+of the probabilities, and so of every gradient. So are queries and keys once attention is sharp: at
+4 bits 14, 26, 56 and 190 % where its logits have a standard deviation of 1, 2, 4 and 8.
 """
 
 from __future__ import annotations
@@ -32,18 +33,9 @@ def is_amplified(pair: Pair, storage: Storage, tainted: set[fx.Node]) -> bool:
 
 
 def is_attended(pair: Pair, storage: Storage) -> bool:
-    """Whether attention alone uses it: queries, keys and values, and their products are scaled.
-
-    Without the scale 1/sqrt(d) (T5) an error in them is sqrt(d) times larger in the softmax.
-    """
+    """Whether attention alone uses it: queries, keys and values."""
     users = _users(pair, storage)
-    return bool(users) and all(_is_scaled_attention(user) for user in users)
-
-
-def _is_scaled_attention(node: fx.Node) -> bool:
-    scale = node.kwargs.get("scale")
-    is_small = scale is None or not isinstance(scale, float) or scale < 1
-    return is_small and any(word in op_name(node) for word in ATTENTION)
+    return bool(users) and all(any(word in op_name(n) for word in ATTENTION) for n in users)
 
 
 def is_probability(node: fx.Node) -> bool:
