@@ -3,9 +3,10 @@
     python benchmarks/models.py [--models llama vit ...] [--dtype bf16] [--json PATH]
 
 Classes of transformers with random weights, four layers of width 256 (ResNet-18 and ConvNeXt with
-their own); 4 x 256 tokens, or 8 images of 96 x 96 (160 x 160 for the ViT). Models and inputs are as
-anyone has them: nothing is told to any way but its own name. Kept and peak MiB over what was
-allocated before the step; time is the ratio to Inductor's, all ways in turns.
+their own), and a DenseNet and a U-Net (benchmarks/concatenating.py); 4 x 256 tokens, or 8 images of
+96 x 96 (160 x 160 for the ViT). Models and inputs are as anyone has them: nothing is told to any
+way but its own name. Kept and peak MiB over what was allocated before the step; time is the ratio
+to Inductor's, all ways in turns.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from concatenating import DenseNet, UNet
 from stack_case import DTYPES
 from torch import nn
 
@@ -88,15 +90,25 @@ MODELS: dict[str, tuple[str, str, dict, Callable[[int], dict[str, torch.Tensor]]
 }
 
 
+OWN = {"densenet": DenseNet, "unet": UNet}
+
+
+def made(name: str) -> tuple[nn.Module, Callable[[int], dict[str, torch.Tensor]]]:
+    """Return a model and what makes its batches."""
+    if name in OWN:
+        return OWN[name](), images(96)
+    model_class, config_class, options, batch = MODELS[name]
+    config = getattr(transformers, config_class)(**options)
+    return getattr(transformers, model_class)(config), batch
+
+
 def measured(name: str, args: argparse.Namespace) -> Table:
     """Measure one model each way."""
     torch._dynamo.reset()
     torch._dynamo.config.fail_on_recompile_limit_hit = True  # rather than measure eager
     torch.manual_seed(0)
-    model_class, config_class, options, batch = MODELS[name]
-    config = getattr(transformers, config_class)(**options)
-    model = getattr(transformers, model_class)(config).train()
-    model.to(args.device, DTYPES[args.dtype])
+    model, batch = made(name)
+    model.train().to(args.device, DTYPES[args.dtype])
     inputs = {key: value.to(args.device) for key, value in batch(args.batch).items()}
     if "pixel_values" in inputs:
         inputs["pixel_values"] = inputs["pixel_values"].to(DTYPES[args.dtype])
@@ -126,7 +138,7 @@ def table(found: dict[str, Table]) -> str:
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=[*MODELS, *OWN], default=[*MODELS, *OWN])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))

@@ -18,9 +18,9 @@ from fxmem.passes.pair.sensitivity import is_amplified, is_attended, is_probabil
 from fxmem.policy import BITS, GROUPS, Policy
 
 EVEN_GROUP = 64
-# Bits beside the preset's. An error in the product of queries and keys is exponentiated: three
-# trainings with 3 bits of them ended .04 to .32 nats above exact ones, with 6 bits .01 to .03
-# (benchmarks/convergence.py --group attention).
+# Bits beside the preset's. An error in the product of queries and keys is exponentiated: trainings
+# with 3 bits of them end .034 ± .009 nats above exact ones, with 6 bits .018 ± .009
+# (benchmarks/convergence.py --group attention), and sharp attention bears less (sharpness.py).
 ATTENTION, AMPLIFIED = 2, 1
 
 
@@ -45,21 +45,24 @@ def allocate(
         residuals: for each storage to be encoded, the numbers of elements of its parts.
     """
     even = Width(policy.width, policy.group or EVEN_GROUP)
-    attended = [storage for storage in residuals if is_attended(pair, storage)]
+    tainted = from_tangents(pair.backward.graph)
+    attended = [storage for storage in residuals if is_attended(pair, storage, tainted)]
     if policy.bits is not None or policy.group is not None:
         widths = dict.fromkeys(residuals, even)
     else:
-        widths = _by_need(pair, residuals, attended, even)
+        amplified = [s for s in residuals if s not in attended and is_amplified(pair, s, tainted)]
+        widths = _by_need(residuals, attended, amplified, even)
     asked = policy.option("encode", "attention", None)
     return widths if asked is None else widths | dict.fromkeys(attended, Width(asked, even.group))
 
 
 def _by_need(
-    pair: Pair, residuals: dict[Storage, Sequence[int]], attended: list[Storage], even: Width
+    residuals: dict[Storage, Sequence[int]],
+    attended: list[Storage],
+    amplified: list[Storage],
+    even: Width,
 ) -> dict[Storage, Width]:
-    tainted = from_tangents(pair.backward.graph)
     others = [storage for storage in residuals if storage not in attended]
-    amplified = [storage for storage in others if is_amplified(pair, storage, tainted)]
     widths = dict.fromkeys(residuals, even)
     if even.bits < max(BITS):
         probabilities = [storage for storage in others if is_probability(storage.owner)]

@@ -9,6 +9,8 @@ of the probabilities, and so of every gradient. So are queries and keys once att
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import fx
 
@@ -20,6 +22,7 @@ CASTS = ("aten._to_copy", "prims.convert_element_type")
 LINEAR |= {*CASTS}
 PRODUCTS = {f"aten.{op}" for op in ("mm", "bmm", "addmm", "baddbmm", "convolution_backward")}
 NORMALISERS = ("aten.log", "aten.logsumexp")
+Test = Callable[[fx.Node, fx.Node], bool]  # of a user, and of which of its inputs
 ATTENTION = ("scaled_dot_product", "flash_attention", "efficient_attention", "flex_attention")
 
 
@@ -32,10 +35,40 @@ def is_amplified(pair: Pair, storage: Storage, tainted: set[fx.Node]) -> bool:
     return any(_meets_nonlinear(pair.taken(view.name), tainted) for view in storage.views)
 
 
-def is_attended(pair: Pair, storage: Storage) -> bool:
-    """Whether attention alone uses it: queries, keys and values."""
-    users = _users(pair, storage)
-    return bool(users) and all(any(word in op_name(n) for word in ATTENTION) for n in users)
+def is_attended(pair: Pair, storage: Storage, tainted: set[fx.Node]) -> bool:
+    """Whether it is of queries, keys or values, or they are made of it element by element.
+
+    Args:
+        tainted: the backward's nodes that depend on a gradient.
+    """
+
+    def passes_on(user: fx.Node, _: fx.Node) -> bool:
+        return user not in tainted and (is_elementwise(user) or user.target is aten.cat.default)
+
+    return meets(pair, storage, lambda user, value: value in _operands(user), passes_on)
+
+
+def _operands(node: fx.Node) -> tuple[fx.Node, ...]:
+    name = op_name(node)
+    if not any(word in name for word in ATTENTION):
+        return ()
+    # Of an operator's backward the gradient comes first, of the higher-order one's it does not.
+    first = name.startswith("aten.") and name.endswith("_backward")
+    return node.args[first : first + 3]
+
+
+def meets(pair: Pair, storage: Storage, ends: Test, passes_on: Test) -> bool:
+    """Whether a user in the backward ends the search, seen through views and what passes on."""
+    cone = dict.fromkeys(pair.taken(view.name) for view in storage.views)
+    pending = list(cone)
+    for node in pending:
+        for user in node.users:
+            if ends(user, node):
+                return True
+            if user not in cone and (is_view(user) or passes_on(user, node)):
+                cone[user] = None
+                pending.append(user)
+    return False
 
 
 def is_probability(node: fx.Node) -> bool:

@@ -6,13 +6,11 @@ What is read a pixel aside is another value.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import fx
 
-from fxmem.passes.graph import is_view, op_name
+from fxmem.passes.graph import op_name
 from fxmem.passes.pair.graphs import Pair, Storage
-from fxmem.passes.pair.sensitivity import CASTS, is_elementwise
+from fxmem.passes.pair.sensitivity import CASTS, is_elementwise, meets
 
 # What has no bound near zero: the operator, and which argument it is.
 POLES = {"aten.div": 1, "aten.reciprocal": 0, "aten.rsqrt": 0, "aten.sqrt": 0}
@@ -24,30 +22,15 @@ FLOORED = ("aten.clamp_min", "aten.clamp")
 # What reads a picture at places that are given: which argument they are.
 PLACES = {f"aten.grid_sampler_{n}d_backward": 2 for n in (2, 3)}
 SMALL = 1e-2  # a larger constant keeps a denominator away from zero
-Test = Callable[[fx.Node, fx.Node], bool]  # of a user, and of which of its inputs
 
 
 def why_unbounded(pair: Pair, storage: Storage) -> str | None:
     """Return why nothing bounds what an error in a kept value costs, None where something does."""
-    if _meets(pair, storage, _has_pole, _stays_small):
+    if meets(pair, storage, _has_pole, _stays_small):
         return "the backward divides by it or takes its root: near zero an error has no bound"
-    if _meets(pair, storage, _is_place, lambda user, _: is_elementwise(user)):
+    if meets(pair, storage, _is_place, lambda user, _: is_elementwise(user)):
         return "it says where something is read: what is read aside is something else"
     return None
-
-
-def _meets(pair: Pair, storage: Storage, ends: Test, passes_on: Test) -> bool:
-    """Whether a user in the backward ends the search, seen through views and what passes on."""
-    cone = dict.fromkeys(pair.taken(view.name) for view in storage.views)
-    pending = list(cone)
-    for node in pending:
-        for user in node.users:
-            if ends(user, node):
-                return True
-            if user not in cone and (is_view(user) or passes_on(user, node)):
-                cone[user] = None
-                pending.append(user)
-    return False
 
 
 def _is_place(user: fx.Node, value: fx.Node) -> bool:
