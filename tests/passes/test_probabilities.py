@@ -87,9 +87,7 @@ prims.inductor_lookup_seed int64[] 8 -> 8: kept: preset 'exact' keeps it exactly
 
         self.assertExpectedInline(
             partitioned(weighed, *inputs()).kept_set,
-            """\
-aten.div float32[2, 64, 64] 32768 -> 32768: kept: preset 'exact' keeps it exactly
-aten.sin float32[2, 64, 64] 32768 -> 32768: kept: preset 'exact' keeps it exactly""",
+            """aten.div float32[2, 64, 64] 32768 -> 32768: kept: preset 'exact' keeps it exactly""",
         )
 
     def test_multi_use_of_logits(self):

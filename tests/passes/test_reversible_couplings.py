@@ -73,12 +73,12 @@ def test_states_behind_a_scale_without_bound_are_kept(name):
         return a * b
 
     given = *inputs(8, 16), *weights(6)
-    (note,) = partitioned(f, *given, policy=ASKED).plan.notes
+    (note,) = partitioned(f, *given, policy=FORCED).plan.notes
     assert note.endswith(
         f"; 5 states are kept on the way, lest rounding add up: {scaled} links scale by what may be "
         "next to nothing, as far as their operators tell"
     )
-    assert_gradients_match(f, *given, policy=ASKED)
+    assert_gradients_match(f, *given)
 
 
 def test_away_from_the_nearer_end():

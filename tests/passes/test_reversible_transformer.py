@@ -56,8 +56,8 @@ def test_transformer_keeps_the_same_at_every_depth():
     depths = (4, 8, 16)
     graphs = [graph(layers) for layers in depths]
     assert [links(g.plan) for g in graphs] == [[2 * layers] for layers in depths]
-    # The last two states, and both joined, which the gradient of the head's weight reads.
-    assert [g.plan.after for g in graphs] == [2 * (2 * 2 * 16 * 32 * 4)] * 3
+    # The last two states, of which the gradient of the head's weight reads a copy made again.
+    assert [g.plan.after for g in graphs] == [2 * 2 * 16 * 32 * 4] * 3
 
 
 def test_blocks_may_share_their_weights():

@@ -1,0 +1,130 @@
+"""Concatenations are recomputed from their parts, and the cut is tried two ways."""
+
+import pytest
+import torch
+from expecttest import TestCase
+from torch import nn
+from torch.nn import functional as F
+
+from .tools import gradients, leaf, partitioned
+
+EXACT = "kept: preset 'exact' keeps it exactly"
+
+
+class Dense(nn.Module):
+    """Each layer reads what all before it have made (Huang et al. 2017)."""
+
+    def __init__(self, layers):
+        super().__init__()
+        widths = [8 + 4 * i for i in range(layers)]
+        self.norms = nn.ModuleList(nn.BatchNorm2d(w) for w in widths)
+        self.layers = nn.ModuleList(nn.Conv2d(w, 4, 3, padding=1) for w in widths)
+
+    def forward(self, x):
+        made = [x.sin()]
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            made.append(layer(norm(torch.cat(made, 1)).relu()))
+        return torch.cat(made, 1)
+
+
+def test_a_dense_block_keeps_what_its_layers_make():
+    def kept(layers):
+        torch._dynamo.reset()
+        return partitioned(Dense(layers), leaf(2, 8, 6, 6)).plan.after
+
+    made = 2 * 4 * 6 * 6 * 4
+    steps = [kept(layers + 1) - kept(layers) for layers in (3, 4, 5)]
+    assert all(made <= step <= 1.2 * made for step in steps)  # and statistics
+
+
+def test_gradients():
+    torch.manual_seed(0)
+    model, x = Dense(4), leaf(2, 8, 6, 6)
+    for found, exact in zip(gradients(model, x, policy="exact"), gradients(model, x), strict=True):
+        torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-5)
+
+
+class TestKeptSets(TestCase):
+    def test_hit(self):
+        def f(x, y, w):
+            y = y.exp()
+            return torch.cat([x.sin(), y], 1) @ w + y.cos().sum()
+
+        g = partitioned(f, leaf(8, 4), leaf(8, 4), leaf(8, 4))
+        self.assertExpectedInline(g.kept_set, """""")
+
+    def test_parts_that_nothing_else_reads(self):
+        def f(x, y, w, v):
+            return torch.cat([x @ v, y @ v], 1) @ w
+
+        g = partitioned(f, leaf(8, 4), leaf(8, 4), leaf(8, 4), leaf(4, 4))
+        self.assertExpectedInline(
+            g.kept_set,
+            """aten.cat float32[8, 8] 256 -> 256: kept: preset 'exact' keeps it exactly""",
+        )
+
+    def test_parts_of_something_larger(self):
+        def f(x, w, v):
+            h = x @ v
+            return torch.cat([h[:, :4], h[:, 60:]], 1) @ w + h.sum()
+
+        g = partitioned(f, leaf(8, 4), leaf(8, 4), leaf(4, 64))
+        self.assertExpectedInline(
+            g.kept_set,
+            """aten.cat float32[8, 8] 256 -> 256: kept: preset 'exact' keeps it exactly""",
+        )
+
+    def test_an_output(self):
+        def f(x, y, w):
+            y = y @ w
+            both = torch.cat([x @ w, y], 1)
+            return both, both.sin() + y.sum()
+
+        g = partitioned(f, leaf(8, 4), leaf(8, 4), leaf(4, 4))
+        self.assertExpectedInline(
+            g.kept_set,
+            """aten.cat float32[8, 8] 256 -> 256: kept: preset 'exact' keeps it exactly""",
+        )
+
+    def test_enlarged_pictures_are_made_again(self):
+        def f(x, w):
+            return F.conv2d(F.interpolate(x.sin(), scale_factor=2), w)
+
+        g = partitioned(f, leaf(2, 4, 4, 4), leaf(4, 4, 3, 3))
+        self.assertExpectedInline(g.kept_set, """""")
+
+    def test_rules_forbid_it(self):
+        def f(x, y, w):
+            y = y.exp()
+            return torch.cat([x.sin(), y], 1) @ w + y.cos().sum()
+
+        forbidden = {"rules": {"remat": False}}
+        g = partitioned(f, leaf(8, 4), leaf(8, 4), leaf(8, 4), policy=forbidden)
+        self.assertExpectedInline(
+            g.kept_set,
+            """aten.cat float32[8, 8] 256 -> 256: kept: preset 'exact' keeps it exactly""",
+        )
+
+
+def rotated(x, cos, sin):
+    return x * cos + torch.cat([-x[..., 4:], x[..., :4]], -1) * sin
+
+
+@pytest.mark.parametrize("layers", [2, 4])
+def test_rotary_embeddings_are_made_again_in_every_layer(layers):
+    """All read one pair of angles, the last of them long after the first."""
+
+    def f(x, cos, sin, *ws):
+        for w in ws:
+            q = F.rms_norm((x @ w).view(2, 16, 1, 8), [8]).transpose(1, 2)
+            q = rotated(q, cos, sin)
+            x = x + F.scaled_dot_product_attention(q, q, q).transpose(1, 2).flatten(2)
+        return x
+
+    angles = torch.randn(16, 8)
+    ws = [leaf(8, 8) for _ in range(layers)]
+    plan = partitioned(f, leaf(2, 16, 8), angles.cos(), angles.sin(), *ws).plan
+    size = 2 * 16 * 8 * 4
+    large = [e.residual.op for e in plan.entries if e.residual.nbytes >= size]
+    # The product, attention's output and the layer's input, or what they are the sum of.
+    assert len(large) <= 3 * layers
