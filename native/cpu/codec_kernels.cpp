@@ -139,13 +139,12 @@ void encode_groups(const EncodeTask& task, int64_t first, int64_t last) {
   if (whole < last) encode_rest<T, kBits, kStochastic, kGroup>(task, whole, seed);
 }
 
+// codes are the group's; of a stream they are one a byte already.
 template <int kBits>
 FXMEM_INLINE void decode_group(const uint8_t* codes, int count, float step, float zero,
                                float* out) {
   if constexpr (kIsStream<kBits>) {
-    alignas(64) uint8_t bytes[kLargestGroup];
-    take_stream<kBits>(codes, count, bytes);
-    for (int i = 0; i < count; ++i) out[i] = decode_value<kBits>(bytes[i], step, zero);
+    for (int i = 0; i < count; ++i) out[i] = decode_value<kBits>(codes[i], step, zero);
     return;
   }
   const int length = stretch<kBits>(count);
@@ -170,14 +169,18 @@ FXMEM_INLINE void decode_batch(const DecodeTask& task, int64_t g) {
   alignas(64) float buffer[std::is_same_v<T, float> ? 1 : kGroups * kGroup];
   float* values = buffer;
   if constexpr (std::is_same_v<T, float>) values = static_cast<float*>(task.out) + at;
+  const uint8_t* codes = task.codes + at * kBits / 8;
+  // The groups of a batch are one stream.
+  alignas(64) uint8_t bytes[kIsStream<kBits> ? kGroups * kGroup : 1];
+  if constexpr (kIsStream<kBits>) take_stream<kBits>(codes, count, bytes);
   bool limited = false;
   for (int i = 0; i < kGroups; ++i) {
     const float step = to_float(BFloat16{scales[kBits == 8 ? i : 2 * i]});
     const float zero = kBits == 8 ? 0.0F : to_float(BFloat16{scales[kBits == 8 ? i : 2 * i + 1]});
     const float reach = (zero < 0.0F ? -zero : zero) + step * (kBits == 8 ? 128 : 1 << kBits);
     limited |= reach > kLargest<T>;
-    const uint8_t* codes = task.codes + (at + i * kGroup) * kBits / 8;
-    decode_group<kBits>(codes, kGroups == 1 ? count : kGroup, step, zero, values + i * kGroup);
+    const uint8_t* own = kIsStream<kBits> ? bytes + i * kGroup : codes + i * kGroup * kBits / 8;
+    decode_group<kBits>(own, kGroups == 1 ? count : kGroup, step, zero, values + i * kGroup);
   }
   if (limited) {
     for (int i = 0; i < count; ++i) values[i] = limit(values[i], kLargest<T>);

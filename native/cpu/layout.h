@@ -45,20 +45,38 @@ FXMEM_INLINE void put_stream(const int32_t* code, int count, uint8_t* codes) {
   }
 }
 
+// Eight codes of a stream from their kBits bytes, one a byte. Eight bytes are read at once: those
+// that end with them, or at the stream's beginning those that begin with them. Fewer would be put
+// together in memory, and read back only after they have left for L1.
+template <int kBits>
+FXMEM_INLINE uint64_t take_unit(const uint8_t* codes, int u) {
+  uint64_t unit;
+  if ((u + 1) * kBits >= 8) {
+    memcpy(&unit, codes + (u + 1) * kBits - 8, 8);
+    return spread<kBits>(unit >> (64 - 8 * kBits));
+  }
+  memcpy(&unit, codes + u * kBits, 8);
+  return spread<kBits>(unit & low_bits(8 * kBits));
+}
+
 template <int kBits>
 FXMEM_INLINE void take_stream(const uint8_t* codes, int count, uint8_t* bytes) {
-  const int whole = count / 8;
-  for (int u = 0; u < whole; ++u) {
-    uint64_t unit = 0;
-    memcpy(&unit, codes + u * kBits, kBits);
-    unit = spread<kBits>(unit);
+  constexpr int kFirst = 7 / kBits;  // units before which there are no eight bytes
+  const int whole = (count / 8) * kBits < 8 ? 0 : count / 8;
+  for (int u = 0; u < whole && u < kFirst; ++u) {
+    const uint64_t unit = take_unit<kBits>(codes, u);
     memcpy(bytes + u * 8, &unit, 8);
   }
-  if (count % 8 != 0) {
+  for (int u = kFirst; u < whole; ++u) {
+    const uint64_t unit = take_unit<kBits>(codes, u);
+    memcpy(bytes + u * 8, &unit, 8);
+  }
+  for (int u = whole; u * 8 < count; ++u) {
+    const int left = count - u * 8 < 8 ? count - u * 8 : 8;
     uint64_t unit = 0;
-    memcpy(&unit, codes + whole * kBits, stretch<kBits>(count % 8));
+    memcpy(&unit, codes + u * kBits, stretch<kBits>(left));
     unit = spread<kBits>(unit);
-    memcpy(bytes + whole * 8, &unit, 8);
+    memcpy(bytes + u * 8, &unit, 8);
   }
 }
 
