@@ -61,13 +61,8 @@ FXMEM_INLINE uint64_t take_unit(const uint8_t* codes, int u) {
 
 template <int kBits>
 FXMEM_INLINE void take_stream(const uint8_t* codes, int count, uint8_t* bytes) {
-  constexpr int kFirst = 7 / kBits;  // units before which there are no eight bytes
   const int whole = (count / 8) * kBits < 8 ? 0 : count / 8;
-  for (int u = 0; u < whole && u < kFirst; ++u) {
-    const uint64_t unit = take_unit<kBits>(codes, u);
-    memcpy(bytes + u * 8, &unit, 8);
-  }
-  for (int u = kFirst; u < whole; ++u) {
+  for (int u = 0; u < whole; ++u) {
     const uint64_t unit = take_unit<kBits>(codes, u);
     memcpy(bytes + u * 8, &unit, 8);
   }

@@ -19,7 +19,7 @@ from fxmem.policy import BITS, GROUPS, Policy
 
 EVEN_GROUP = 64
 # Bits beside the preset's. An error in the product of queries and keys is exponentiated: trainings
-# with 3 bits of them end .034 ± .009 nats above exact ones, with 6 bits .018 ± .009
+# with 3 bits of them end .037 ± .010 nats above exact ones, with 6 bits .018 ± .009
 # (benchmarks/convergence.py --group attention), and sharp attention bears less (sharpness.py).
 ATTENTION, AMPLIFIED = 2, 1
 

@@ -20,6 +20,7 @@ def spared(default: Pair, pair: Pair, plan: Plan) -> tuple[Site, ...]:
     Both come from one joint graph, whose names they have but where a chain is recomputed.
     """
     nodes = {node.name: node for node in default.forward.graph.nodes}
+    # What passes keep beside the cut's own has a suffix: its name may be taken in the backward.
     names = [entry.residual.name.removesuffix("_kept") for entry in plan.entries]
     kept = {memory(default.forward, nodes[name]) for name in names if name in nodes}
     free = [s for s in default.storages() if memory(default.forward, s.owner) not in kept]
