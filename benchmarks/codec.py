@@ -23,7 +23,7 @@ from fxmem import ops
 from fxmem.ops.decomposition import DECOMPOSITIONS
 
 GROUP = 64
-BITS = (8, 4, 2)
+FUSED_BITS = (8, 4, 2)
 Case = tuple[str, Callable[[], object], int]
 
 
@@ -58,7 +58,7 @@ def codec_cases(x: torch.Tensor) -> list[Case]:
     shape = x.shape, x.stride()
     seed = torch.tensor([1], device=x.device)
     cases = [("copy", x.clone, 2 * x.nbytes)]
-    for bits in BITS:
+    for bits in range(8, 1, -1):
         kept = ops.encode(x, bits, GROUP)
         moved = x.nbytes + sum(t.nbytes for t in kept)
         cases += [
@@ -139,7 +139,7 @@ def against_fusion(device: str, rounds: int) -> list[dict]:
     rows = []
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.randn(2048, 4096, device=device).to(dtype)
-        for bits in BITS:
+        for bits in FUSED_BITS:
             for case, (function, args) in fusion_functions(x, bits).items():
                 torch._dynamo.reset()
                 pair = [compiled(function, decomposed) for decomposed in (False, True)]

@@ -14,6 +14,10 @@ namespace {
 // stores, the next reads back in another width only after the stores have left for L1.
 constexpr int kBatch = 16;
 
+// The bytes of a whole group's codes as they are worked on.
+template <int kBits, int kGroup>
+constexpr int kLength = kIsStream<kBits> ? kGroup : kGroup * kBits / 8;
+
 struct Batch {
   float low[kBatch], high[kBatch];
   float step[kBatch], zero[kBatch], inverse[kBatch], offset[kBatch];
@@ -69,7 +73,7 @@ FXMEM_INLINE void find_dithers(Key key, int64_t first, int count, float* dithers
   }
 }
 
-// x holds whole bytes' worth of elements.
+// x holds whole bytes' worth of elements. The codes of a stream are left one a byte.
 template <int kBits, bool kStochastic>
 FXMEM_INLINE void encode_group(const float* x, int count, float inverse, float offset, Key key,
                                int64_t first, uint8_t* codes) {
@@ -79,7 +83,7 @@ FXMEM_INLINE void encode_group(const float* x, int count, float inverse, float o
   for (int i = 0; i < padded<kBits>(count); ++i)
     code[i] = encode_value<kBits, kStochastic>(x[i], inverse, offset, kStochastic ? dithers[i] : 0);
   if constexpr (kIsStream<kBits>) {
-    put_stream<kBits>(code, count, codes);
+    for (int i = 0; i < padded<kBits>(count); ++i) codes[i] = static_cast<uint8_t>(code[i]);
     return;
   }
   const int length = stretch<kBits>(count);
@@ -101,12 +105,16 @@ FXMEM_INLINE void encode_batch(const EncodeTask& task, int64_t g, int groups, ui
   put_scales<kBits>(batch, groups, task.scales + g * (kBits == 8 ? 1 : 2));
   alignas(64) float buffer[std::is_same_v<T, float> ? 1 : kBatch * kGroup];
   const float* values = floats(x, groups * kGroup, buffer);
+  // The groups of a batch are one stream.
+  alignas(64) uint64_t units[kIsStream<kBits> ? kBatch * kGroup / 8 : 1];
+  uint8_t* own = kIsStream<kBits> ? reinterpret_cast<uint8_t*>(units) : codes;
   for (int i = 0; i < groups; ++i) {
     const int64_t at = (g + i) * kGroup;
     const Key key = kStochastic ? make_key(seed, at) : Key{};
     encode_group<kBits, kStochastic>(values + i * kGroup, kGroup, batch.inverse[i], batch.offset[i],
-                                     key, at, codes + i * kGroup * kBits / 8);
+                                     key, at, own + i * kLength<kBits, kGroup>);
   }
+  if constexpr (kIsStream<kBits>) put_stream<kBits>(units, groups * kGroup, codes);
 }
 
 // The last group, where it is short. Elements that complete its last byte get code 0.
@@ -123,8 +131,11 @@ void encode_rest(const EncodeTask& task, int64_t g, uint64_t seed) {
   for (int i = 0; i < count; ++i) buffer[i] = to_float(x[i]);
   for (int i = count; i < count + kSlack; ++i) buffer[i] = batch.zero[0];
   const Key key = kStochastic ? make_key(seed, at) : Key{};
-  encode_group<kBits, kStochastic>(buffer, count, batch.inverse[0], batch.offset[0], key, at,
-                                   task.codes + at * kBits / 8);
+  uint8_t* codes = task.codes + at * kBits / 8;
+  alignas(64) uint64_t units[kGroup / 8];
+  uint8_t* own = kIsStream<kBits> ? reinterpret_cast<uint8_t*>(units) : codes;
+  encode_group<kBits, kStochastic>(buffer, count, batch.inverse[0], batch.offset[0], key, at, own);
+  if constexpr (kIsStream<kBits>) put_stream<kBits>(units, count, codes);
 }
 
 template <typename T, int kBits, bool kStochastic, int kGroup>
@@ -141,8 +152,8 @@ void encode_groups(const EncodeTask& task, int64_t first, int64_t last) {
 
 // codes are the group's; of a stream they are one a byte already.
 template <int kBits>
-FXMEM_INLINE void decode_group(const uint8_t* codes, int count, float step, float zero,
-                               float* out) {
+FXMEM_INLINE void decode_group(const uint8_t* __restrict codes, int count, float step, float zero,
+                               float* __restrict out) {
   if constexpr (kIsStream<kBits>) {
     for (int i = 0; i < count; ++i) out[i] = decode_value<kBits>(codes[i], step, zero);
     return;
@@ -171,16 +182,19 @@ FXMEM_INLINE void decode_batch(const DecodeTask& task, int64_t g) {
   if constexpr (std::is_same_v<T, float>) values = static_cast<float*>(task.out) + at;
   const uint8_t* codes = task.codes + at * kBits / 8;
   // The groups of a batch are one stream.
-  alignas(64) uint8_t bytes[kIsStream<kBits> ? kGroups * kGroup : 1];
-  if constexpr (kIsStream<kBits>) take_stream<kBits>(codes, count, bytes);
+  alignas(64) uint64_t units[kIsStream<kBits> ? kGroups * kGroup / 8 : 1];
+  if constexpr (kIsStream<kBits>) {
+    take_stream<kBits>(codes, count, units);
+    codes = reinterpret_cast<const uint8_t*>(units);
+  }
   bool limited = false;
   for (int i = 0; i < kGroups; ++i) {
     const float step = to_float(BFloat16{scales[kBits == 8 ? i : 2 * i]});
     const float zero = kBits == 8 ? 0.0F : to_float(BFloat16{scales[kBits == 8 ? i : 2 * i + 1]});
     const float reach = (zero < 0.0F ? -zero : zero) + step * (kBits == 8 ? 128 : 1 << kBits);
     limited |= reach > kLargest<T>;
-    const uint8_t* own = kIsStream<kBits> ? bytes + i * kGroup : codes + i * kGroup * kBits / 8;
-    decode_group<kBits>(own, kGroups == 1 ? count : kGroup, step, zero, values + i * kGroup);
+    const int own = kGroups == 1 ? count : kGroup;
+    decode_group<kBits>(codes + i * kLength<kBits, kGroup>, own, step, zero, values + i * kGroup);
   }
   if (limited) {
     for (int i = 0; i < count; ++i) values[i] = limit(values[i], kLargest<T>);

@@ -26,53 +26,38 @@ constexpr int padded(int count) {
   return kIsStream<kBits> ? (count + 7) / 8 * 8 : stretch<kBits>(count) * (8 / kBits);
 }
 
+// Pack a stream in place, from codes one a byte, a whole number of units. Each store but the last
+// is of eight bytes, of which the next overwrites those that are not the unit's.
 template <int kBits>
-FXMEM_INLINE void put_stream(const int32_t* code, int count, uint8_t* codes) {
-  alignas(64) uint8_t bytes[kLargestGroup];
-  for (int i = 0; i < padded<kBits>(count); ++i) bytes[i] = static_cast<uint8_t>(code[i]);
-  const int whole = count / 8;
-  for (int u = 0; u < whole; ++u) {
+FXMEM_INLINE void put_stream(uint64_t* units, int count, uint8_t* codes) {
+  const int length = stretch<kBits>(count);
+  for (int u = 0; u * 8 < count; ++u) units[u] = squeeze<kBits>(units[u]);
+  int u = 0;
+  for (; u * kBits + 8 <= length; ++u) memcpy(codes + u * kBits, units + u, 8);
+  for (; u * kBits < length; ++u) {
+    const int left = length - u * kBits;
+    memcpy(codes + u * kBits, units + u, left < kBits ? left : kBits);
+  }
+}
+
+// Unpack a stream to codes one a byte. Eight bytes are read at once: those that end with a unit's,
+// or at the stream's beginning its first. Fewer would be put together in memory, and read back only
+// after they have left for L1.
+template <int kBits>
+FXMEM_INLINE void take_stream(const uint8_t* codes, int count, uint64_t* units) {
+  const int length = stretch<kBits>(count);
+  uint64_t first = 0;
+  memcpy(&first, codes, length < 8 ? length : 8);
+  const auto take = [&](int begin, int end) {
+    if (end < 8) return first >> (8 * begin) & low_bits(8 * (end - begin));
     uint64_t unit;
-    memcpy(&unit, bytes + u * 8, 8);
-    unit = squeeze<kBits>(unit);
-    memcpy(codes + u * kBits, &unit, kBits);
-  }
-  if (count % 8 != 0) {
-    uint64_t unit = 0;
-    memcpy(&unit, bytes + whole * 8, count % 8);
-    unit = squeeze<kBits>(unit);
-    memcpy(codes + whole * kBits, &unit, stretch<kBits>(count % 8));
-  }
-}
-
-// Eight codes of a stream from their kBits bytes, one a byte. Eight bytes are read at once: those
-// that end with them, or at the stream's beginning those that begin with them. Fewer would be put
-// together in memory, and read back only after they have left for L1.
-template <int kBits>
-FXMEM_INLINE uint64_t take_unit(const uint8_t* codes, int u) {
-  uint64_t unit;
-  if ((u + 1) * kBits >= 8) {
-    memcpy(&unit, codes + (u + 1) * kBits - 8, 8);
-    return spread<kBits>(unit >> (64 - 8 * kBits));
-  }
-  memcpy(&unit, codes + u * kBits, 8);
-  return spread<kBits>(unit & low_bits(8 * kBits));
-}
-
-template <int kBits>
-FXMEM_INLINE void take_stream(const uint8_t* codes, int count, uint8_t* bytes) {
-  const int whole = (count / 8) * kBits < 8 ? 0 : count / 8;
-  for (int u = 0; u < whole; ++u) {
-    const uint64_t unit = take_unit<kBits>(codes, u);
-    memcpy(bytes + u * 8, &unit, 8);
-  }
-  for (int u = whole; u * 8 < count; ++u) {
-    const int left = count - u * 8 < 8 ? count - u * 8 : 8;
-    uint64_t unit = 0;
-    memcpy(&unit, codes + u * kBits, stretch<kBits>(left));
-    unit = spread<kBits>(unit);
-    memcpy(bytes + u * 8, &unit, 8);
-  }
+    memcpy(&unit, codes + end - 8, 8);
+    return unit >> (64 - 8 * (end - begin));
+  };
+  const int whole = count / 8;
+  for (int u = 0; u < whole; ++u) units[u] = take(u * kBits, (u + 1) * kBits);
+  if (count % 8 != 0) units[whole] = take(whole * kBits, length);
+  for (int u = 0; u * 8 < count; ++u) units[u] = spread<kBits>(units[u]);
 }
 
 }  // namespace
