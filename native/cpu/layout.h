@@ -1,7 +1,10 @@
-// How the codes of a group lie in its bytes, by width. Included once per instruction set.
+// How the codes of a group lie in its bytes, by width, and what the encoder and the decoder share.
+// Included once per instruction set.
 #pragma once
 
 #include "../bits.h"
+#include "elements.h"
+#include "kernels.h"
 
 namespace fxmem {
 namespace {
@@ -26,8 +29,17 @@ constexpr int padded(int count) {
   return kIsStream<kBits> ? (count + 7) / 8 * 8 : stretch<kBits>(count) * (8 / kBits);
 }
 
-// Pack a stream in place, from codes one a byte, a whole number of units. Each store but the last
-// is of eight bytes, of which the next overwrites those that are not the unit's.
+// Groups are worked on in batches: their scales are a vector across groups, where one at a time
+// they would be a chain of latencies longer than the work on the elements; and what one loop
+// stores, the next reads back in another width only after the stores have left for L1.
+constexpr int kBatch = 16;
+
+// The bytes of a whole group's codes as they are worked on.
+template <int kBits, int kGroup>
+constexpr int kLength = kIsStream<kBits> ? kGroup : kGroup * kBits / 8;
+
+// Pack a stream, in place and then out, from codes one a byte, whole units of them. While there is
+// room eight bytes are stored, and the next unit overwrites those that are not this one's.
 template <int kBits>
 FXMEM_INLINE void put_stream(uint64_t* units, int count, uint8_t* codes) {
   const int length = stretch<kBits>(count);
@@ -58,6 +70,18 @@ FXMEM_INLINE void take_stream(const uint8_t* codes, int count, uint64_t* units) 
   for (int u = 0; u < whole; ++u) units[u] = take(u * kBits, (u + 1) * kBits);
   if (count % 8 != 0) units[whole] = take(whole * kBits, length);
   for (int u = 0; u * 8 < count; ++u) units[u] = spread<kBits>(units[u]);
+}
+
+template <typename Call>
+void with_element(Element element, const Call& call) {
+  switch (element) {
+    case kFloat32:
+      return call(float{});
+    case kBFloat16:
+      return call(BFloat16{});
+    default:
+      return call(Float16{});
+  }
 }
 
 }  // namespace

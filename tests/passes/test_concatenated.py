@@ -52,6 +52,13 @@ class TestKeptSets(TestCase):
         g = partitioned(f, leaf(8, 4), leaf(8, 4), leaf(8, 4))
         self.assertExpectedInline(g.kept_set, """""")
 
+    def test_rows_of_a_table(self):
+        def f(table, w, ids):
+            return F.embedding(ids, table) @ w
+
+        g = partitioned(f, leaf(3, 4), leaf(4, 4), torch.arange(8) % 3)
+        self.assertExpectedInline(g.kept_set, """""")
+
     def test_parts_that_nothing_else_reads(self):
         def f(x, y, w, v):
             return torch.cat([x @ v, y @ v], 1) @ w

@@ -18,7 +18,7 @@ CASTS = (torch.ops.prims.convert_element_type.default, aten._to_copy.default)
 FACTORS = (aten.mul.Tensor, aten.div.Tensor)
 PRODUCTS = (aten.mm.default, aten.bmm.default, aten.convolution_backward.default)
 # Copies that are not on torch's list of what may be recomputed.
-COPIES = {aten.cat, aten.constant_pad_nd, aten.slice_scatter, aten._unsafe_index}
+COPIES = {aten.cat, aten.constant_pad_nd, aten.slice_scatter, aten._unsafe_index, aten.embedding}
 
 
 def recompute_copies(joint: fx.GraphModule) -> None:

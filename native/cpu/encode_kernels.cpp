@@ -1,22 +1,11 @@
-// The group codec on the CPU: a group's range and its codes in one pass, while it is in L1.
-// Compiled once per instruction set, into namespace FXMEM_ISA; nothing here may be shared by the
-// linker.
+// The group codec's encoder on the CPU: a group's range and its codes in one pass, while it is in
+// L1. Compiled once per instruction set, into namespace FXMEM_ISA; nothing here may be shared by
+// the linker.
 #include "../dispatch.h"
-#include "elements.h"
-#include "kernels.h"
 #include "layout.h"
 
 namespace fxmem {
 namespace {
-
-// Groups are worked on in batches: their scales are a vector across groups, where one at a time
-// they would be a chain of latencies longer than the work on the elements; and what one loop
-// stores, the next reads back in another width only after the stores have left for L1.
-constexpr int kBatch = 16;
-
-// The bytes of a whole group's codes as they are worked on.
-template <int kBits, int kGroup>
-constexpr int kLength = kIsStream<kBits> ? kGroup : kGroup * kBits / 8;
 
 struct Batch {
   float low[kBatch], high[kBatch];
@@ -150,79 +139,6 @@ void encode_groups(const EncodeTask& task, int64_t first, int64_t last) {
   if (whole < last) encode_rest<T, kBits, kStochastic, kGroup>(task, whole, seed);
 }
 
-// codes are the group's; of a stream they are one a byte already.
-template <int kBits>
-FXMEM_INLINE void decode_group(const uint8_t* __restrict codes, int count, float step, float zero,
-                               float* __restrict out) {
-  if constexpr (kIsStream<kBits>) {
-    for (int i = 0; i < count; ++i) out[i] = decode_value<kBits>(codes[i], step, zero);
-    return;
-  }
-  const int length = stretch<kBits>(count);
-  for (int part = 0; part < 8 / kBits; ++part) {
-    const int begin = part * length;
-    const int present = count - begin < length ? count - begin : length;
-    for (int j = 0; j < present; ++j) {
-      const int32_t code = kBits == 8 ? static_cast<int8_t>(codes[j])
-                                      : (codes[j] >> (part * kBits)) & ((1 << kBits) - 1);
-      out[begin + j] = decode_value<kBits>(code, step, zero);
-    }
-  }
-}
-
-// Whole groups, or with kGroups == 1 one that may be short.
-template <typename T, int kBits, int kGroup, int kGroups>
-FXMEM_INLINE void decode_batch(const DecodeTask& task, int64_t g) {
-  const int64_t at = g * kGroup;
-  const int count =
-      kGroups == 1 && task.n - at < kGroup ? static_cast<int>(task.n - at) : kGroups * kGroup;
-  const uint16_t* scales = task.scales + g * (kBits == 8 ? 1 : 2);
-  alignas(64) float buffer[std::is_same_v<T, float> ? 1 : kGroups * kGroup];
-  float* values = buffer;
-  if constexpr (std::is_same_v<T, float>) values = static_cast<float*>(task.out) + at;
-  const uint8_t* codes = task.codes + at * kBits / 8;
-  // The groups of a batch are one stream.
-  alignas(64) uint64_t units[kIsStream<kBits> ? kGroups * kGroup / 8 : 1];
-  if constexpr (kIsStream<kBits>) {
-    take_stream<kBits>(codes, count, units);
-    codes = reinterpret_cast<const uint8_t*>(units);
-  }
-  bool limited = false;
-  for (int i = 0; i < kGroups; ++i) {
-    const float step = to_float(BFloat16{scales[kBits == 8 ? i : 2 * i]});
-    const float zero = kBits == 8 ? 0.0F : to_float(BFloat16{scales[kBits == 8 ? i : 2 * i + 1]});
-    const float reach = (zero < 0.0F ? -zero : zero) + step * (kBits == 8 ? 128 : 1 << kBits);
-    limited |= reach > kLargest<T>;
-    const int own = kGroups == 1 ? count : kGroup;
-    decode_group<kBits>(codes + i * kLength<kBits, kGroup>, own, step, zero, values + i * kGroup);
-  }
-  if (limited) {
-    for (int i = 0; i < count; ++i) values[i] = limit(values[i], kLargest<T>);
-  }
-  if constexpr (!std::is_same_v<T, float>)
-    store_block(buffer, count, static_cast<T*>(task.out) + at);
-}
-
-template <typename T, int kBits, int kGroup>
-void decode_groups(const DecodeTask& task, int64_t first, int64_t last) {
-  const int64_t whole = last * kGroup > task.n ? last - 1 : last;
-  int64_t g = first;
-  for (; g + kBatch <= whole; g += kBatch) decode_batch<T, kBits, kGroup, kBatch>(task, g);
-  for (; g < last; ++g) decode_batch<T, kBits, kGroup, 1>(task, g);
-}
-
-template <typename Call>
-void with_element(Element element, const Call& call) {
-  switch (element) {
-    case kFloat32:
-      return call(float{});
-    case kBFloat16:
-      return call(BFloat16{});
-    default:
-      return call(Float16{});
-  }
-}
-
 }  // namespace
 
 namespace FXMEM_ISA {
@@ -236,16 +152,6 @@ void encode(const EncodeTask& task, Element element, int bits, int64_t first, in
         } else {
           encode_groups<decltype(x), k.value, true, group.value>(task, first, last);
         }
-      });
-    });
-  });
-}
-
-void decode(const DecodeTask& task, Element element, int bits, int64_t first, int64_t last) {
-  with_element(element, [&](auto x) {
-    with_constant<8, 7, 6, 5, 4, 3, 2>(bits, [&](auto k) {
-      with_constant<32, 64, 128, 256>(task.group, [&](auto group) {
-        decode_groups<decltype(x), k.value, group.value>(task, first, last);
       });
     });
   });
