@@ -139,7 +139,9 @@ class Partitioner(CustomPartitionerFn):
         sizes = [plain.kept, reversed_.kept]
         if self.policy.option("reversible", "force", False) or sizes[1] < sizes[0]:
             return reversed_
-        why = f"reversible: not taken, for it would keep {sizes[1]} bytes, not {sizes[0]}"
+        why = (
+            f"reversible: not taken, for it would keep {sizes[1]} bytes, not {sizes[0]}{found.why}"
+        )
         return plain._replace(notes=[*plain.notes, why])
 
     def _plain(
@@ -155,7 +157,7 @@ class Partitioner(CustomPartitionerFn):
     def _reverse(self, gm: fx.GraphModule, outputs: int) -> tuple[Reversed | None, list[str]]:
         if not self.policy.allows("reversible"):
             return None, []
-        defaults = {"anchor": None, "exact": False, "keep": 0}
+        defaults = {"anchor": None, "exact": False, "keep": 0, "float64": True}
         chosen = [self.policy.option("reversible", *option) for option in defaults.items()]
         return reverse(gm, outputs, *chosen)
 

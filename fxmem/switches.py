@@ -64,7 +64,7 @@ RULES = {
     "seeds": Switch(),
     "reversible": Switch(
         options={
-            **{"force": (False, True), "exact": (False, True)},
+            **dict.fromkeys(("force", "exact", "float64"), (False, True)),
             **{"anchor": range(2**16), "keep": check_ratio},
         }
     ),

@@ -13,7 +13,7 @@ STATE = 8 * 16 * 4
 
 
 def asked(**options):
-    return {"rules": {"reversible": {"force": True, **options}}}
+    return {"rules": {"reversible": {"force": True, "float64": False, **options}}}
 
 
 def momentum(gamma):

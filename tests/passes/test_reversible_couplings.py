@@ -33,7 +33,8 @@ AFFINE = {
     ),
 }
 ANCHORS = dict.fromkeys(AFFINE, 0) | {
-    **{"clamped": 2, "gate": 1, "sum first": 3, "both halves of one product": 2, "softplus": 1},
+    **{"clamped": 2, "gate": 1, "sum first": 3, "both halves of one product": 3, "softplus": 1},
+    "addcmul": 2,
 }
 
 

@@ -12,7 +12,7 @@ STATE = 8 * 16 * 4
 
 
 def exact(**options):
-    return {"rules": {"reversible": {"force": True, "exact": True, **options}}}
+    return {"rules": {"reversible": {"force": True, "exact": True, "float64": False, **options}}}
 
 
 def as_dtype(given, dtype):

@@ -54,7 +54,7 @@ def test_what_holds_a_branch(name):
 @pytest.mark.parametrize("name", FREE)
 def test_what_does_not(name):
     assert note(FREE[name]).endswith(
-        "; 2 states are kept on the way, lest rounding add up: 11 branches have no norm that would "
+        "; 4 states are kept on the way, lest rounding add up: 11 branches have no norm that would "
         "hold what they add, as far as their operators tell"
     )
 

@@ -80,7 +80,7 @@ def test_transformer_gradients():
 
 
 def sharing(keep, **options):
-    return {"rules": {"reversible": {"keep": keep, **options}}}
+    return {"rules": {"reversible": {"keep": keep, "float64": False, **options}}}
 
 
 def again(graph):

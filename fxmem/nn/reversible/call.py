@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
-from . import checks
+from . import checks, repeats
 from .block import Block
+from .couplings import Streams
+from .inverse import check_inverse
 from .surroundings import Surroundings, devices_of
 from .tape import Tape
 
@@ -33,6 +36,7 @@ class Call:
     where: list[int]
     parameters: dict[str, Tensor]
     layouts: list[Layout] = field(default_factory=list)
+    sample: repeats.Sample | None = None
 
     def __post_init__(self) -> None:
         self.trained = [p for p in self.parameters.values() if p.requires_grad]
@@ -64,18 +68,38 @@ class Call:
             flat[i] = tensor
         return tree_unflatten(flat, self.spec)
 
-    def examine(self, a: Tensor, source: Tensor, tensors: list[Tensor], f: Tensor) -> None:
-        """Once a step: the coupling inverts, and no gradient goes past the step's own inputs."""
+    def examine(
+        self, a: Tensor, source: Tensor, tensors: list[Tensor], f: Tensor, needed: bool
+    ) -> None:
+        """Once a step: the coupling inverts, and no gradient goes past the step's own inputs.
+
+        `needed` says whether a backward will come here, which looks at the latter in every batch.
+        """
         step = self.step
-        outputs = step.joined(a, source, f)
-        checks.check_captured(step.label, outputs, (a, source, *tensors, *self.trained))
-        step._checked = self.tape.keeps_inputs or self._inverts(a, source, f)
+        if needed and not (step._repeated or f.is_meta):
+            self.sample = repeats.Sample.of(source, f)
+        if not step._checked or (f.requires_grad and not needed):
+            self.check_captured(step.joined(a, source, f), (a, source, *tensors))
+        if not (step._checked or f.is_meta):
+            step._checked = self.tape.keeps_inputs or self._inverts(a, source, f)
+
+    def check_captured(self, outputs: Streams, inputs: Iterable[Tensor]) -> None:
+        """Raise ValueError if a gradient goes past the inputs and the block's own parameters."""
+        known = (*inputs, *self.parameters.values())
+        repeats.check_captured(self.step.label, outputs, known, self.others)
+
+    def check_repeated(self, source: Tensor, f: Tensor) -> None:
+        """Raise RuntimeError where the block gave something else; once a step."""
+        if self.sample is None or self.step._repeated:
+            return
+        again, eps = repeats.Sample.of(source, f), torch.finfo(source.dtype).eps
+        self.step._repeated = repeats.check_repeated(self.step.label, self.sample, again, eps)
 
     def _inverts(self, a: Tensor, source: Tensor, f: Tensor) -> bool:
         arithmetic, coupling, f = self.tape.arithmetic, self.step.coupling, f.detach()
         before = self.tape.state_for(a.detach(), source.detach())
         after = arithmetic.step(before, coupling, f)
-        return checks.check_inverse(self.step.label, arithmetic, coupling, before, after, f)
+        return check_inverse(self.step.label, arithmetic, coupling, before, after, f)
 
 
 def layout(x: Tensor) -> Layout:

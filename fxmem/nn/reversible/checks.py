@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from .couplings import Coupling, Streams
-
-if TYPE_CHECKING:
-    from .arithmetic import Arithmetic
 
 Tensor = torch.Tensor
 _T = TypeVar("_T")
@@ -57,15 +55,16 @@ def check_untouched(label: str, stream: Tensor, version: int) -> None:
 
 @contextlib.contextmanager
 def reading(label: str) -> Iterator[None]:
-    """Name the block that writes to its input, of which torch says that it is a leaf."""
+    """Name the block that writes to its input, of which torch says that it is a leaf or a part."""
     try:
         yield
     except RuntimeError as error:
-        if "is being used in an in-place operation" not in str(error):
+        if not any(said in str(error) for said in _WRITTEN):
             raise
         raise RuntimeError(_IN_PLACE.format(label)) from error
 
 
+_WRITTEN = "is being used in an in-place operation", "is being modified inplace"
 _IN_PLACE = "{} changes its input in place, and that is needed once more: use inplace=False"
 
 
@@ -76,6 +75,15 @@ def check_not_sharded(label: str, block: Any) -> None:
         raise RuntimeError(
             f"{label} is sharded within the reversible chain, whose backward would not find its "
             "gradients: shard the steps, `for step in model: fully_shard(step)`, not the blocks"
+        )
+
+
+def check_initialized(label: str, parameters: Iterable[Tensor]) -> None:
+    """Raise RuntimeError for parameters that a lazy layer makes in its first call."""
+    if any(map(is_lazy, parameters)):
+        raise RuntimeError(
+            f"{label} has lazy layers, whose parameters have no shape yet: call the model once "
+            "under torch.no_grad(), before its optimizer is made, and they have"
         )
 
 
@@ -96,56 +104,3 @@ def refuse_second_order() -> None:
             "the gradient of a reversible chain cannot be differentiated again "
             "(create_graph=True): use memory='none' for this model"
         )
-
-
-@torch.no_grad()
-def check_inverse(
-    label: str, arithmetic: Arithmetic, coupling: Coupling, before: Any, after: Any, f: Tensor
-) -> bool:
-    """Raise ValueError where a step cannot be undone: off by more than half of the digits.
-
-    Return whether these streams can tell: empty ones, zeros and what is not finite cannot.
-    """
-    back = arithmetic.back(after, coupling, arithmetic.source(after, coupling), f)
-    streams, undone = arithmetic.values(before), arithmetic.values(back)
-    largest = _largest(*streams, *arithmetic.values(after))
-    if not 0 < largest < float("inf"):
-        return False
-    error = _largest(*(x - y for x, y in zip(streams, undone, strict=True))) / largest
-    allowed = torch.finfo(streams[0].dtype).eps ** 0.5
-    if not error <= allowed:
-        raise ValueError(
-            f"{label}: {coupling} does not invert: on this batch its inverse is off by {error:.2g} "
-            f"of the largest value, and rounding explains {allowed:.2g} at most"
-        )
-    return True
-
-
-def _largest(*tensors: Tensor) -> float:
-    """Return the largest magnitude; NaN where there is one."""
-    found = [float(x.abs().max()) for x in tensors if x.numel()]
-    return float(torch.tensor(found or [0.0], dtype=torch.float64).amax())
-
-
-def check_captured(label: str, outputs: Iterable[Tensor], known: Iterable[Tensor]) -> None:
-    """Raise ValueError if outputs depend on a leaf that is not among the known ones.
-
-    Its gradient would be lost: a block that is computed in the backward has as inputs its own
-    parameters and arguments, and nothing that it finds elsewhere.
-    """
-    known = tuple(known)
-    expected = {id(tensor) for tensor in known}
-    pending = [out.grad_fn for out in outputs if out.grad_fn is not None]
-    seen = {*pending, *(tensor.grad_fn for tensor in known)}
-    while pending:
-        node = pending.pop()
-        leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in expected:
-            raise ValueError(
-                f"{label} (or its coupling) uses a tensor of shape {list(leaf.shape)} that "
-                "requires grad and is neither its parameter nor an argument of the call: register "
-                "it on the block, or pass it as an argument"
-            )
-        below = {fn for fn, _ in node.next_functions if fn is not None} - seen
-        seen |= below
-        pending.extend(below)

@@ -15,6 +15,17 @@ Tensor = torch.Tensor
 Streams = tuple[Tensor, Tensor]
 
 
+def size_of(x: Tensor, dim: int, name: str) -> int:
+    """Return a tensor's size; raise ValueError, with the option's name, for no dimension of it."""
+    if not -x.dim() <= dim < x.dim():
+        allowed = f"from {-x.dim()} to {x.dim() - 1}" if x.dim() else "none: it is a single number"
+        raise ValueError(
+            f"{name}={dim} is no dimension of a tensor of shape {list(x.shape)}, which has "
+            f"{allowed}"
+        )
+    return x.shape[dim]
+
+
 class Coupling:
     """An invertible step of two streams; it holds settings, no tensors that are trained."""
 
@@ -87,10 +98,11 @@ class AffineCoupling(HalfResidual):
         return (y - shift) * (-log_scale).exp()
 
     def _parts(self, f: Tensor) -> Streams:
-        if f.shape[self.dim] % 2:
+        size = size_of(f, self.dim, "dim")
+        if size % 2:
             raise ValueError(
                 "the block of an affine coupling gives shift and log-scale side by side: size "
-                f"{f.shape[self.dim]} of dimension {self.dim} is odd"
+                f"{size} of dimension {self.dim} is odd"
             )
         shift, raw = f.chunk(2, self.dim)
         return shift, self.limit * (raw / self.limit).tanh()

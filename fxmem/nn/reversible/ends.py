@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from .couplings import Streams
+from .couplings import Streams, size_of
 
 Tensor = torch.Tensor
 
@@ -32,14 +32,14 @@ class Halves:
     """The streams are the two halves of a dimension.
 
     Raises:
-        ValueError: for a dimension of odd size.
+        ValueError: for a dimension of odd size, or one that is not there.
     """
 
     dim: int
     whole = True
 
     def split(self, x: Tensor) -> Streams:
-        size = x.shape[self.dim]
+        size = size_of(x, self.dim, "split_dim")
         if size % 2:
             raise ValueError(
                 f"split_dim={self.dim} of an input of shape {list(x.shape)} has odd size {size}: "

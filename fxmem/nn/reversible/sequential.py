@@ -51,9 +51,12 @@ class ReversibleSequential(torch.nn.Module):
             taken within the backward, as soon as a parameter has its gradient, which is freed.
 
     Raises:
-        ValueError: for options that do not exist or do not go together, an odd split dimension, a
-            block that changes the shape, or a coupling that does not invert (seen on the first
-            batch).
+        ValueError: for options that do not exist or do not go together, a split dimension that is
+            odd or not there, a block that changes the shape, a tensor that requires grad and is
+            neither a block's parameter nor an argument, or a coupling that does not invert (seen on
+            the first batch).
+        RuntimeError: for a block that gives something else when it is computed again (seen in the
+            first backward), lazy layers, or parameters changed before the backward.
         TypeError: for a coupling that is none, or a block that returns no tensor.
     """
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
-from . import checks
+from . import checks, repeats
 from .block import Block
 from .call import Call, layout, like
 from .couplings import Coupling, Streams
@@ -40,7 +40,7 @@ class Step(torch.nn.Module):
         super().__init__()
         self.block, self.coupling, self.label = block, coupling, label
         self.target_device = target_device
-        self._checked = False
+        self._checked = self._repeated = False
 
     def forward(
         self,
@@ -61,7 +61,9 @@ class Step(torch.nn.Module):
         tensors = [x for x in flat if isinstance(x, Tensor)]
         others = [None if isinstance(x, Tensor) else x for x in flat]
         where = [i for i, x in enumerate(flat) if isinstance(x, Tensor)]
-        call = Call(self, tape, block, position, spec, others, where, block.parameters())
+        parameters = block.parameters()
+        checks.check_initialized(self.label, parameters.values())
+        call = Call(self, tape, block, position, spec, others, where, parameters)
         return StepFunction.apply(call, a, b, *tensors, *call.trained)
 
     def _plain(
@@ -90,8 +92,10 @@ class Step(torch.nn.Module):
 class StepFunction(torch.autograd.Function):
     """A step for autograd; its inputs are the streams and whatever else the block's gradient has.
 
-    The forward runs the block with gradients on, and drops the graph: the same kernels are chosen
-    as when it is computed again, so that what is subtracted is what was added.
+    The forward runs the block with gradients on: the same kernels are chosen as when it is computed
+    again, so that what is subtracted is what was added. Nothing of the graph is kept here. What the
+    block itself leaves behind (an auxiliary loss, router logits) keeps its part, which begins at
+    the streams as they are in the graph outside: its gradient goes on from there.
     """
 
     @staticmethod
@@ -102,10 +106,9 @@ class StepFunction(torch.autograd.Function):
         own = rest[: len(call.where)]
         call.layouts = [layout(a), layout(b)]
         with torch.enable_grad(), unhooked():
-            first, source, *tensors = _leaves((a, b, *own), ctx.needs_input_grad[1:])
+            first, source, *tensors = map(_alias, (a, b, *own))
             f = call.first(source, tensors)
-            if not step._checked:
-                call.examine(first, source, tensors, f)
+            call.examine(first, source, tensors, f, any(ctx.needs_input_grad))
         f = f.detach()
         # Without their past: a state that leads to this node, which holds the tape, would never be
         # freed if a later block raises.
@@ -124,10 +127,14 @@ class StepFunction(torch.autograd.Function):
         tensors = _leaves(own, needs[2:])
         with call.surroundings.again():
             first, source, f = _recomputed(call, ctx.saved_tensors[len(own) :], tensors, needs)
+            call.check_repeated(source, f)
             with torch.enable_grad():
                 after = call.step.coupling.forward(first, source, f)
-            inputs = (first, source, *tensors, *call.trained)
-            return None, *_gradients(after, grads, inputs, needs)
+            leaves = (first, source, *tensors)
+            call.check_captured(after, leaves)
+            found = _gradients(after, grads, (*leaves, *call.trained), needs)
+        repeats.close(call.step.label, leaves)
+        return None, *found
 
 
 def _recomputed(

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _NormBase
 
+from .generators import Device, Generator, generators
+
 Tensor = torch.Tensor
-Device = torch.device
 
 
 class Surroundings:
@@ -24,10 +25,11 @@ class Surroundings:
     def __init__(self, block: Any, devices: Iterable[Device]) -> None:
         self._block = block
         self._modes = [(module, module.training) for module in _modules(block)]
-        self._random = {device: _random_state(device) for device in devices}
+        devices = list(devices)
+        self._random = {generator: generator.state() for generator in generators(devices)}
         self._autocast = [
             (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
-            for kind in {device.type for device in self._random}
+            for kind in {device.type for device in devices}
         ]
         self._buffers = {
             name: (buffer, buffer._version, buffer.clone())
@@ -37,9 +39,9 @@ class Surroundings:
     def settle(self) -> None:
         """Forget what the call left as it was."""
         self._random = {
-            device: state
-            for device, state in self._random.items()
-            if not torch.equal(state, _random_state(device))
+            generator: state
+            for generator, state in self._random.items()
+            if not generator.is_at(state)
         }
         if not self._buffers:
             return
@@ -70,7 +72,7 @@ class Surroundings:
     @contextlib.contextmanager
     def again(self) -> Iterator[None]:
         """Draw and compute as in the first call; generators and modes are then as they are now."""
-        current = {device: _random_state(device) for device in self._random}
+        current = {generator: generator.state() for generator in self._random}
         modes = [(module, module.training) for module, _ in self._modes]
         try:
             _set_random(self._random)
@@ -85,8 +87,8 @@ class Surroundings:
 def unhooked() -> contextlib.AbstractContextManager[Any]:
     """Return a context in which the user's hooks for saved tensors do not see a graph.
 
-    That of a block's first call is dropped: to offload what it saves would be for nothing, and an
-    outer checkpoint would hold on to it.
+    That of a block's first call is mostly dropped: to offload what it saves would be for nothing,
+    and an outer checkpoint would hold on to it.
     """
     if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
         return contextlib.nullcontext()
@@ -107,18 +109,9 @@ def running_statistics(block: Any) -> set[str]:
     return {f"{path}.{name}" if path else name for path, m in norms for name in m._buffers}
 
 
-def _random_state(device: Device) -> Tensor:
-    if device.type == "cpu":
-        return torch.get_rng_state()
-    return torch.get_device_module(device).get_rng_state(device)
-
-
-def _set_random(states: dict[Device, Tensor]) -> None:
-    for device, state in states.items():
-        if device.type == "cpu":
-            torch.set_rng_state(state)
-        else:
-            torch.get_device_module(device).set_rng_state(state, device)
+def _set_random(states: dict[Generator, Any]) -> None:
+    for generator, state in states.items():
+        generator.set(state)
 
 
 def _modules(block: Any) -> list[torch.nn.Module]:

@@ -72,9 +72,10 @@ class Tape:
         if self._position != position + 1:
             raise RuntimeError(
                 f"the backward comes to {self.names[position]} without what follows it in its "
-                "reversible chain: a loss of states in the chain alone (output_hidden_states=True) "
-                "leaves out the end, from which they come back; add the model's output to it, if "
-                "only times zero, or use memory='checkpoint'"
+                "reversible chain: a loss of what lies within the chain alone "
+                "(output_hidden_states=True, an auxiliary loss) leaves out the end, from which the "
+                "states come back; add the model's output to it, if only times zero, or use "
+                "memory='checkpoint'"
             )
         return self.state
 

@@ -1,5 +1,7 @@
 """What cannot be right is said in a sentence, which names the block."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -26,6 +28,16 @@ def says(message, *blocks, error=ValueError, x=X, **options):
 def test_odd_split_dimension(memory):
     message = r"split_dim=1 of an input of shape \[2, 5\] has odd size 5"
     says(message, linear(2), x=torch.randn(2, 5), memory=memory)
+
+
+@pytest.mark.parametrize("memory", ["reversible", "checkpoint", "none"])
+def test_dimensions_that_are_not_there(memory):
+    message = r"split_dim=2 is no dimension .* \[2, 6\], which has from -2 to 1"
+    says(message, linear(3), split_dim=2, memory=memory)
+    says("split_dim=-3 is no dimension", linear(3), split_dim=-3, memory=memory)
+    says("split_dim=1 .* it is a single number", linear(3), x=torch.ones(()), memory=memory)
+    coupling = AffineCoupling(dim=2)
+    says(r"block 0.* dim=2 is no dimension", nn.Linear(3, 6), coupling=coupling, memory=memory)
 
 
 @pytest.mark.parametrize("memory", ["reversible", "checkpoint", "none"])
@@ -69,9 +81,22 @@ def test_the_inverse_is_checked_on_the_first_batch_only():
         return y - f
 
     model = ReversibleSequential(linear(3), coupling=(torch.add, undo))
+    model(X)
+    once = len(calls)
     for _ in range(3):
         model(X)
-    assert len(calls) == 1
+    assert len(calls) == once > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("limit", [1.0, 6.0])
+def test_rounding_passes_for_what_it_is(dtype, limit):
+    """exp(6) times over in the worst case; a constant that is 1e-4 off is none."""
+    block = nn.Linear(3, 6).to(dtype)
+    ReversibleSequential(block, coupling=AffineCoupling(limit=limit))((3 * X).to(dtype))
+    if dtype.itemsize >= 4:
+        off = FunctionCoupling(torch.add, lambda y, f: y - 1.0001 * f)
+        says("does not invert", linear(3).to(dtype), coupling=off, x=X.to(dtype))
 
 
 @pytest.mark.parametrize("x", [X[:0], X * torch.nan, X / 0], ids=["empty", "nan", "inf"])
@@ -113,6 +138,55 @@ def test_parameters_found_elsewhere():
     says(r"block 0 .*or its coupling.* shape \[\]", linear(3), coupling=coupling)
     ReversibleSequential(lambda x: outside(x), memory="none")(X).sum().backward()
     assert outside.weight.grad is not None
+
+
+class Conditioned(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.found = nn.Linear(3, 3), None
+
+    def forward(self, x, condition=None):
+        added = self.found if condition is None else condition.value
+        return self.linear(x if added is None else x + added)
+
+
+@dataclass
+class Condition:
+    value: torch.Tensor
+
+
+@pytest.mark.parametrize("memory", ["reversible", "checkpoint"])
+@pytest.mark.parametrize("inside", [True, False])
+def test_tensors_found_elsewhere_later(memory, inside):
+    """Every batch is looked at, the second as the first."""
+    model, found = (
+        ReversibleSequential(Conditioned(), memory=memory),
+        torch.ones(3).requires_grad_(),
+    )
+    model(X).sum().backward()
+    model[0].block.found = None if inside else found.exp()
+    loss = model(X, *([Condition(found.exp())] if inside else [])).sum()
+    message = r"block 0 .* shape \[3\] .* nor an argument of the call"
+    told = ".*inside an argument of type Condition are not seen" if inside else ".*argument$"
+    with pytest.raises(ValueError, match=message + told):
+        loss.backward()
+
+
+def test_tensors_found_elsewhere_later_where_no_backward_comes():
+    model, gain = ReversibleSequential(lambda x: x * gain), torch.ones(())
+    model(X)
+    gain.requires_grad_()
+    with pytest.raises(ValueError, match=r"block 0 .* uses a tensor of shape \[\]"):
+        model(X)
+
+
+def test_a_parameter_that_is_trained_from_now_on():
+    """It was no input of this forward, and has no gradient, as anywhere else."""
+    model = ReversibleSequential(linear(3), linear(3).requires_grad_(False))
+    loss = model(X).sum()
+    model.requires_grad_()
+    loss.backward()
+    assert model[1].block[0].weight.grad is None and model[0].block[0].weight.grad is not None
 
 
 @pytest.mark.parametrize("needs", [True, False])

@@ -178,3 +178,11 @@ def test_chain_is_a_module():
     x = torch.randn(2, 6)
     for other in (copy.deepcopy(twin), pickle.loads(pickle.dumps(twin))):
         assert torch.equal(other(x), twin(x))
+
+
+@pytest.mark.parametrize("memory", ["reversible", "checkpoint"])
+def test_shapes_without_values(memory):
+    """On the meta device, where nothing can be looked at."""
+    model = ReversibleSequential(linear(3), linear(3), memory=memory).to("meta")
+    model(torch.randn(2, 6, device="meta")).sum().backward()
+    assert model[1].block[0].weight.grad.shape == (3, 3)

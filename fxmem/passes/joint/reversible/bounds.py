@@ -27,6 +27,12 @@ def least(scale: Operand) -> float:
     return max(low, -high, 0.0)
 
 
+def most(divisor: Operand) -> float:
+    """Return an upper bound of |divisor|, infinity where none is known."""
+    low, high = interval(divisor)
+    return max(-low, high)
+
+
 def interval(value: Operand, depth: int = 0) -> Interval:
     """Return what a number is, or what an operator's values lie between."""
     if not isinstance(value, fx.Node):

@@ -7,8 +7,10 @@ through m, and G reads z only through x (Gomez et al., The Reversible Residual N
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from itertools import takewhile
 
 from torch import fx
 
@@ -16,10 +18,14 @@ from fxmem.passes.graph import ancestors, aten
 from fxmem.passes.joint.reversible.couplings import steps
 from fxmem.passes.joint.reversible.reshaped import VIEWS
 from fxmem.passes.joint.reversible.steps import Step
+from fxmem.passes.joint.reversible.wrapped import CAST
 
 # Operations in one coupling, as f*exp(t) + F has two; views and copies are not counted.
 LONGEST = 4
-ADDITIVE = (aten.add.Tensor, aten.sub.Tensor, aten.addcmul.default)
+ADDITIVE = {
+    *(aten.add.Tensor, aten.sub.Tensor, aten.addcmul.default, aten.addcdiv.default),
+    *(aten.where.self, CAST),  # of a sum
+}
 
 
 @dataclass(frozen=True)
@@ -47,11 +53,16 @@ class Link:
 
 Chain = list[Link]
 Path = tuple[Step, ...]
+Steps = Callable[[fx.Node], Iterable[Step]]
 
 
-def find_chains(forward: Iterable[fx.Node]) -> list[Chain]:
-    """Return the chains of two links and more among the nodes of a forward, in its order."""
-    return _Finder(list(forward)).chains()
+def find_chains(forward: Iterable[fx.Node], steps: Steps = steps) -> list[Chain]:
+    """Return the chains of two links and more among the nodes of a forward, in its order.
+
+    Args:
+        steps: the ways in which a node carries a state on.
+    """
+    return _Finder(list(forward), steps).chains()
 
 
 @dataclass(frozen=True)
@@ -66,8 +77,8 @@ class _Found:
 class _Finder:
     """Finds the longest way to each link, in the order of the forward."""
 
-    def __init__(self, nodes: list[fx.Node]) -> None:
-        self.inside = set(nodes)
+    def __init__(self, nodes: list[fx.Node], steps: Steps) -> None:
+        self.inside, self.steps = set(nodes), steps
         paths = {node: list(self._paths(node)) for node in nodes}
         self.paths = {node: found for node, found in paths.items() if found}
         self.above = _Above(nodes, self.paths)
@@ -75,17 +86,35 @@ class _Finder:
         self.found: dict[tuple[fx.Node, fx.Node], _Found] = {}
 
     def chains(self) -> list[Chain]:
-        """Return chains that share no link, the longest chosen first, in order."""
+        """Return chains that share no state that they make, the longest chosen first, in order."""
         for node in self.paths:
             self._extend(node)
         taken: set[fx.Node] = set()
         chains = []
-        for last in sorted(self.found.values(), key=lambda found: -found.length):
-            chain = list(_walk(last))[::-1]
-            if len(chain) > 1 and taken.isdisjoint(link.out for link in chain):
+        waiting = [(-found.length, i, found) for i, found in enumerate(self.found.values())]
+        heapify(waiting)
+        while waiting:
+            length, i, last = heappop(waiting)
+            chain = list(takewhile(lambda link: link.out not in taken, _walk(last)))[::-1]
+            if len(chain) == -length > 1:
                 taken.update(link.out for link in chain)
                 chains.append(chain)
+            elif len(chain) > 1:  # the chain before took its first links
+                heappush(waiting, (-len(chain), i, last))
+        self._hand_on(chains)
         return sorted(chains, key=lambda chain: chain[0].out)
+
+    def _hand_on(self, chains: list[Chain]) -> None:
+        """Give a link that two chains claim to the later one, which carries on what it makes.
+
+        Behind a layer on one stream a link reads that layer, and through it the chain before.
+        """
+        ends = {chain[-1].out: chain for chain in chains if len(chain) > 2}
+        for chain in chains:
+            first = self.found.get((chain[0].stream, chain[0].skip))
+            if first is not None and chain[0].stream in ends:
+                ends.pop(chain[0].stream).pop()
+                chain.insert(0, first.link)
 
     def _users(self, node: fx.Node) -> int:
         return sum(user in self.inside for user in node.users)
@@ -95,14 +124,14 @@ class _Finder:
 
         Between them nothing else is read, or it would be the state.
         """
-        found = [(step,) for step in steps(node)]
+        found = [(step,) for step in self.steps(node)]
         for path in found:
             if any(step.out.target in ADDITIVE for step in path):
                 yield path
             before = path[0].state
             counted = sum(step.out.target not in VIEWS for step in path)
             if counted < LONGEST and self._users(before) == 1:
-                found += [(step, *path) for step in steps(before)]
+                found += [(step, *path) for step in self.steps(before)]
 
     def _extend(self, node: fx.Node) -> None:
         """Find the links that `node` may be, each by one before it."""

@@ -12,10 +12,12 @@ from typing import Any
 from torch import fx
 
 from fxmem.passes.graph import aten, tensor
+from fxmem.passes.joint.reversible.bounds import most
 from fxmem.passes.joint.reversible.interpolations import interpolations
 from fxmem.passes.joint.reversible.reshaped import VIEWS
 from fxmem.passes.joint.reversible.shrinking import shrinking
-from fxmem.passes.joint.reversible.steps import Emit, Operand, Step
+from fxmem.passes.joint.reversible.steps import UNKNOWN, Emit, Operand, Step
+from fxmem.passes.joint.reversible.wrapped import CAST, masked, rounded
 
 
 def steps(node: fx.Node) -> Iterator[Step]:
@@ -66,6 +68,13 @@ def _sum(node: fx.Node) -> Iterator[Step]:
         yield Step(node, b, (a,), second, alpha)
 
 
+def _within(node: Operand) -> Iterator[Step]:
+    """Yield the ways in which a sum, and nothing else, carries one of its terms on."""
+    if tensor(node) is not None and node.target in (aten.add.Tensor, aten.sub.Tensor):
+        plain = (step for step in steps(node) if step.redo is None)
+        yield from (step for step in plain if step.state in node.args)
+
+
 def _product(node: fx.Node) -> Iterator[Step]:
     for state, scale in (node.args, node.args[::-1]):
 
@@ -78,28 +87,44 @@ def _product(node: fx.Node) -> Iterator[Step]:
 
 def _quotient(node: fx.Node) -> Iterator[Step]:
     state, divisor = node.args
-    if isinstance(divisor, int | float) and divisor != 0:
-        yield Step(
-            node, state, (), lambda emit, out, of: emit(aten.mul.Tensor, out, divisor), 1 / divisor
-        )
+    largest = most(divisor)
+    if largest == 0 or (isinstance(divisor, fx.Node) and tensor(divisor) is None):
+        return
+
+    def undo(emit: Emit, out: fx.Node, of: Callable) -> fx.Node:
+        return emit(aten.mul.Tensor, out, of(divisor))
+
+    if isinstance(state, fx.Node):
+        yield Step(node, state, (divisor,), undo, max(1 / largest, UNKNOWN))
 
 
 def _negation(node: fx.Node) -> Iterator[Step]:
     yield Step(node, node.args[0], (), lambda emit, out, of: emit(aten.neg.default, out))
 
 
-def _added_product(node: fx.Node) -> Iterator[Step]:
-    """a + value * b * c."""
+def _added(node: fx.Node, combined: Callable) -> Step:
+    """a + value * combined(b, c)."""
     state, b, c = node.args
     value = node.kwargs.get("value", 1)
 
     def undo(emit: Emit, out: fx.Node, of: Callable) -> fx.Node:
-        added = emit(aten.mul.Tensor, of(b), of(c))
+        added = emit(combined, of(b), of(c))
         added = added if value == 1 else emit(aten.mul.Tensor, added, value)
         return emit(aten.sub.Tensor, out, added)
 
+    return Step(node, state, (b, c), undo)
+
+
+def _added_product(node: fx.Node) -> Iterator[Step]:
     yield from interpolations(node)
-    yield Step(node, state, (b, c), undo)
+    yield _added(node, aten.mul.Tensor)
+    added, *factors = node.args
+    for state, scale in (factors, factors[::-1]) if not node.kwargs else ():
+
+        def undo(emit: Emit, out: fx.Node, of: Callable, scale: fx.Node = scale) -> fx.Node:
+            return emit(aten.div.Tensor, emit(aten.sub.Tensor, out, of(added)), of(scale))
+
+        yield Step(node, state, (added, scale), undo, scale)
 
 
 COUPLINGS: dict[Callable, Callable[[fx.Node], Iterator[Step]]] = {
@@ -109,5 +134,8 @@ COUPLINGS: dict[Callable, Callable[[fx.Node], Iterator[Step]]] = {
     aten.div.Tensor: _quotient,
     aten.neg.default: _negation,
     aten.addcmul.default: _added_product,
+    aten.addcdiv.default: lambda node: iter([_added(node, aten.div.Tensor)]),
+    aten.where.self: lambda node: masked(node, _within),
+    CAST: lambda node: rounded(node, _within),
     **VIEWS,
 }

@@ -32,9 +32,17 @@ def _place(node: fx.Node) -> Place | None:
     return (stack, dim % tensor(stack).dim(), index) if isinstance(index, int) else None
 
 
+def uncopied(node: fx.Node) -> fx.Node:
+    """Return what a node is a copy of, as x.clone() is before an assignment to x[0]."""
+    while node.target is aten.clone.default:
+        node = node.args[0]
+    return node
+
+
 def _stacked(stack: fx.Node, dim: int) -> list[fx.Node] | None:
     """Return what was stacked along `dim`: torch.stack is a concatenation, and a view of it."""
-    whole = stack.args[0] if stack.target is aten.view.default else stack
+    stack = uncopied(stack)
+    whole = uncopied(stack.args[0]) if stack.target is aten.view.default else stack
     if whole.target is not aten.cat.default:
         return None
     parts, axis = (*whole.args, 0)[:2]

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from fxmem.passes.graph import aten, tensor
-from fxmem.passes.joint.reversible.elements import element
+from fxmem.passes.joint.reversible.elements import element, uncopied
 from fxmem.passes.joint.reversible.layouts import retrace_users, strides
 
 SPLITS = (aten.split.Tensor, aten.split_with_sizes.default)
@@ -42,9 +42,11 @@ def _part(node: fx.Node) -> fx.Node | None:
     if (found := element(node)) is not None:
         return found if _replaces(found, node) else None
     place = _place(node)
-    if place is None or place[0].target is not aten.cat.default:
+    if place is None:
         return None
-    whole, dim, start = place
+    whole, dim, start = uncopied(place[0]), *place[1:]
+    if whole.target is not aten.cat.default:
+        return None
     axis = whole.args[1] if len(whole.args) > 1 else 0
     if (axis - dim) % tensor(whole).dim():
         return None

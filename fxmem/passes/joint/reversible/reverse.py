@@ -19,9 +19,12 @@ from fxmem.passes.graph import EXACT, ancestors, copied, from_tangents, owner, t
 from fxmem.passes.joint.reversible.anchors import WIDENED, anchors, causes
 from fxmem.passes.joint.reversible.chains import Chain, find_chains
 from fxmem.passes.joint.reversible.fixed import fix
+from fxmem.passes.joint.reversible.lossy import left
 from fxmem.passes.joint.reversible.parts import chunks, see_through
-from fxmem.passes.joint.reversible.recomputable import recomputable
+from fxmem.passes.joint.reversible.products import split, sums
+from fxmem.passes.joint.reversible.recomputable import SHORTEST, recomputable
 from fxmem.passes.joint.reversible.rewrite import AGAIN, Rewrite
+from fxmem.passes.joint.reversible.scatters import concatenate, scatters
 from fxmem.passes.joint.reversible.shrinking import keep_lost
 from fxmem.passes.joint.reversible.spared import spare
 from fxmem.passes.joint.reversible.widened import widen
@@ -30,10 +33,14 @@ from fxmem.passes.pair.graphs import Pair
 
 @dataclass(frozen=True)
 class Reversed:
-    """A joint graph whose backward recomputes chains, and what is to be said of it."""
+    """A joint graph whose backward recomputes chains, and what is to be said of it.
+
+    `why`: what makes it keep states on the way, ": ..." at the end of a sentence; "" if nothing.
+    """
 
     joint: fx.GraphModule
     notes: tuple[str, ...]
+    why: str
 
 
 def reverse(
@@ -42,6 +49,7 @@ def reverse(
     every: int | None = None,
     exact: bool = False,
     keep: float = 0.0,
+    float64: bool = True,
 ) -> tuple[Reversed | None, list[str]]:
     """Return a copy of a joint graph with its reversible chains recomputed, and the refusals.
 
@@ -53,32 +61,37 @@ def reverse(
         every: see :func:`fxmem.passes.joint.reversible.anchors.anchors`.
         exact: turn the states of additive chains into integers, which come back bit for bit.
         keep: see :func:`fxmem.passes.joint.reversible.spared.spare`.
+        float64: carry states of float32 in it; otherwise what they lose grows with their size.
     """
-    seen = copied(joint) if chunks(joint.graph) else joint
-    if seen is not joint:
-        see_through(seen.graph)
-    if not find_chains(_forward(seen.graph, num_outputs)):
-        return None, []
+    seen = _plainly(joint)
+    forward = _forward(seen.graph, num_outputs)
+    found = find_chains(forward)
+    lossy = left(forward, found)
+    if not found:
+        return None, lossy
     joint = _without_duplicates(seen)
     chains, refusals = _chains(joint, num_outputs)
+    refusals += lossy
     if not chains:
         return None, refusals
     checked: dict[fx.Node, fx.Node] = {}
     if exact:
-        checked, kept = fix(joint.graph, _forward(joint.graph, num_outputs), chains)
-        chains, refusals = _chains(joint, num_outputs)[0], [*refusals, *kept]
-    if every is None and widen(joint.graph, chains):
+        checked, refused = fix(joint.graph, _forward(joint.graph, num_outputs), chains)
+        chains, refusals = _chains(joint, num_outputs)[0], [*refusals, *refused]
+    if every is None and widen(joint.graph, chains, float64):
         chains = _chains(joint, num_outputs)[0]
     forward = _forward(joint.graph, num_outputs)
     made = [step.out for chain in chains for link in chain for step in link.steps]
     forward |= dict.fromkeys(keep_lost(joint.graph, made))
     rewrite = Rewrite(joint.graph, forward, _held(joint, num_outputs), checked)
-    notes = tuple(_note(chain, rewrite.chain(chain, anchors(chain, every))) for chain in chains)
+    kept = [rewrite.chain(chain, anchors(chain, every)) for chain in chains]
+    notes = tuple(map(_note, chains, kept))
+    most, why = max(zip(kept, map(causes, chains), strict=True), default=(0, ""))
     stable_topological_sort(joint.graph)
     if keep:
         notes = (*notes, spare(joint.graph, rewrite.repeated, keep))
     joint.graph.lint()
-    return Reversed(joint, notes), refusals
+    return Reversed(joint, notes, why if most else ""), refusals
 
 
 def keep_sources(pair: Pair) -> None:
@@ -91,12 +104,43 @@ def keep_sources(pair: Pair) -> None:
 
 
 def _chains(joint: fx.GraphModule, num_outputs: int) -> tuple[list[Chain], list[str]]:
-    chains, refusals = [], []
-    for chain in find_chains(_forward(joint.graph, num_outputs)):
+    found = find_chains(_forward(joint.graph, num_outputs))
+    chains, refusals = [], _rests(found)
+    for chain in found:
         parts, why = recomputable(chain)
         refusals += [f"a reversible chain is broken at {why}"] if why else []
         chains += parts
     return chains, refusals
+
+
+def _plainly(joint: fx.GraphModule) -> fx.GraphModule:
+    """Return a copy of a joint graph where states are spelled otherwise, or itself."""
+    graph = joint.graph
+    if not (scatters(graph) or sums(graph) or chunks(graph)):
+        return joint
+    joint = copied(joint)
+    concatenate(joint.graph)
+    split(joint.graph)
+    see_through(joint.graph)
+    return joint
+
+
+def _rests(found: list[Chain]) -> list[str]:
+    """Say of what a break leaves of a chain that it is too short; two links alone may be chance."""
+    rests = [chain for chain in found if len(chain) < SHORTEST]
+    longer = [chain for chain in found if len(chain) >= SHORTEST]
+    return [
+        f"reversible: {len(rest)} links beside a longer chain are not recomputed, for a layer "
+        f"breaks it there, and fewer than {SHORTEST} links may be chance"
+        for rest in rests
+        if any(_follows(rest, other) or _follows(other, rest) for other in longer)
+    ]
+
+
+def _follows(chain: Chain, before: Chain) -> bool:
+    """Whether a chain begins with a state that another one ends with."""
+    ends = (before[-1].out, before[-1].stream)
+    return chain[0].skip in ends or chain[0].stream in ends
 
 
 def _without_duplicates(joint: fx.GraphModule) -> fx.GraphModule:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
 
 from fxmem.passes.graph import EXACT, aten, emit, from_tangents, owner, tensor
+from fxmem.passes.joint.reversible.anchors import WIDENED
 from fxmem.passes.joint.reversible.chains import Chain, Link
 from fxmem.passes.joint.reversible.layouts import laid_out, retrace, strides
 from fxmem.passes.joint.reversible.recomputable import cone
@@ -64,7 +66,7 @@ class Rewrite:
             if link.skip in anchors and link is not chain[0]:
                 kept += self._keep(link.skip)
             self._link(link, states, comes_back)
-            _store(link.out)
+            store(link.out)
         return kept
 
     def _keep(self, state: fx.Node) -> bool:
@@ -126,7 +128,7 @@ class Rewrite:
 
         for step in reversed(link.steps):
             out = step.undo(emitted, out, lambda n: env.get(n, n))
-        return _store(laid_out(out, link.skip, emitted))
+        return store(laid_out(out, link.skip, emitted))
 
     def _in_backward(self, node: fx.Node) -> fx.Node:
         for key in STALE:
@@ -137,13 +139,16 @@ class Rewrite:
         return node
 
 
-def _store(state: fx.Node) -> fx.Node:
+def store(state: fx.Node) -> fx.Node:
+    """Mark what is to be in memory once it is computed, and return it."""
     if tensor(state).dim() < IMAGE:
         state.meta[STORED] = True
     return state
 
 
 def _bears_rounding(source: fx.Node) -> bool:
+    if WIDENED in source.meta and source.target is torch.ops.prims.convert_element_type.default:
+        source = owner(source.args[0])
     value = tensor(source)
     return source.target in SMOOTH or not (value is None or value.is_floating_point())
 

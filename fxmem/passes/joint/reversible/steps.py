@@ -31,6 +31,11 @@ class Step:
     undo: Undo = field(compare=False)
     scale: Operand = 1.0
     redo: Undo | None = field(default=None, compare=False)
+    # What `out` is computed from: it may read what stands for the state by the time it is again.
+    args: tuple = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "args", self.out.args)
 
     @property
     def sides(self) -> list[fx.Node]:
@@ -41,5 +46,5 @@ class Step:
         """Compute `out` of another value of the state."""
         if self.redo is not None:
             return self.redo(emit, state, of)
-        args = [state if argument is self.state else of(argument) for argument in self.out.args]
+        args = [state if argument is self.state else of(argument) for argument in self.args]
         return emit(self.out.target, *args, **self.out.kwargs)
