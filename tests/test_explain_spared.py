@@ -59,8 +59,8 @@ class TestSpared(TestCase):
         )
 
     def test_reversible(self):
-        # Whatever the couplings kept is computed a second time; the last states are kept, listed
-        # above this.
+        # Whatever the couplings kept is computed a second time; the last states are kept in float64,
+        # listed above this.
         self.assertExpectedInline(
             lines(explained(Halves, 128, 128)),
             """\
