@@ -59,13 +59,13 @@ class TestSpared(TestCase):
         )
 
     def test_reversible(self):
-        # Whatever the couplings kept is computed a second time; the last states are kept in float64,
-        # listed above this.
+        # Whatever the couplings kept is computed a second time; the last states are kept, in
+        # float64, listed above this.
         self.assertExpectedInline(
             lines(explained(Halves, 128, 128)),
             """\
   f.*.*  aten.addmm  float32[128, 64]  4 x 32.0 -> 0.0 KiB  exact  recomputed in the backward
-         aten.add    float32[128, 64]  2 x 32.0 -> 0.0 KiB  exact  the backward does without it""",
+         aten.add    float32[128, 64]  3 x 32.0 -> 0.0 KiB  exact  the backward does without it""",
         )
 
 
