@@ -17,20 +17,6 @@ Curve<Scalar<T>> curve_of(const Function& function) {
     return FXMEM_ISA::float16_curve(function.name);
 }
 
-template <typename Call>
-void with_element(Element element, const Call& call) {
-  switch (element) {
-    case kFloat32:
-      return call(float{});
-    case kBFloat16:
-      return call(BFloat16{});
-    case kFloat16:
-      return call(Float16{});
-    case kFloat64:
-      return call(double{});
-  }
-}
-
 // call(first element, number of elements) for each of the tiles.
 template <typename Call>
 void for_tiles(int64_t first, int64_t last, int64_t n, const Call& call) {
@@ -207,22 +193,22 @@ void gated_tiles(const GatedTask& task, int64_t first, int64_t last) {
 namespace FXMEM_ISA {
 
 void few_bit(const FewBitTask& task, Element element, int64_t first, int64_t last) {
-  with_element(element, [&](auto x) { few_bit_tiles<decltype(x)>(task, first, last); });
+  with_element<true>(element, [&](auto x) { few_bit_tiles<decltype(x)>(task, first, last); });
 }
 
 void lookup(const LookupTask& task, Element element, int64_t first, int64_t last) {
-  with_element(element, [&](auto x) { lookup_tiles<decltype(x)>(task, first, last); });
+  with_element<true>(element, [&](auto x) { lookup_tiles<decltype(x)>(task, first, last); });
 }
 
 void from_output(const FromOutputTask& task, Element element, int64_t first, int64_t last) {
-  with_element(element, [&](auto x) {
+  with_element<true>(element, [&](auto x) {
     if (task.grad == nullptr) return output_tiles<decltype(x)>(task, first, last);
     output_backward_tiles<decltype(x)>(task, first, last);
   });
 }
 
 void gated(const GatedTask& task, Element element, int64_t first, int64_t last) {
-  with_element(element, [&](auto x) { gated_tiles<decltype(x)>(task, first, last); });
+  with_element<true>(element, [&](auto x) { gated_tiles<decltype(x)>(task, first, last); });
 }
 
 }  // namespace FXMEM_ISA

@@ -1,5 +1,4 @@
 // The group codec's decoder on the CPU, once per instruction set as the encoder is.
-#include "../dispatch.h"
 #include "layout.h"
 
 namespace fxmem {
@@ -71,12 +70,8 @@ void decode_groups(const DecodeTask& task, int64_t first, int64_t last) {
 namespace FXMEM_ISA {
 
 void decode(const DecodeTask& task, Element element, int bits, int64_t first, int64_t last) {
-  with_element(element, [&](auto x) {
-    with_constant<8, 7, 6, 5, 4, 3, 2>(bits, [&](auto k) {
-      with_constant<32, 64, 128, 256>(task.group, [&](auto group) {
-        decode_groups<decltype(x), k.value, group.value>(task, first, last);
-      });
-    });
+  with_layout(element, bits, task.group, [&](auto x, auto k, auto group) {
+    decode_groups<decltype(x), k.value, group.value>(task, first, last);
   });
 }
 

@@ -6,6 +6,7 @@
 #endif
 
 #include "../arithmetic.h"
+#include "kernels.h"
 
 namespace fxmem {
 namespace {
@@ -16,6 +17,21 @@ struct BFloat16 {
 struct Float16 {
   uint16_t bits;
 };
+
+// call(an element of this kind); of double only for kernels that have it.
+template <bool kHasDouble = false, typename Call>
+void with_element(Element element, const Call& call) {
+  switch (element) {
+    case kFloat32:
+      return call(float{});
+    case kBFloat16:
+      return call(BFloat16{});
+    case kFloat16:
+      return call(Float16{});
+    case kFloat64:
+      if constexpr (kHasDouble) call(double{});
+  }
+}
 
 template <typename T>
 constexpr float kLargest = std::numeric_limits<float>::max();

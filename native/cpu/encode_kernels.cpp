@@ -1,7 +1,6 @@
 // The group codec's encoder on the CPU: a group's range and its codes in one pass, while it is in
 // L1. Compiled once per instruction set, into namespace FXMEM_ISA; nothing here may be shared by
 // the linker.
-#include "../dispatch.h"
 #include "layout.h"
 
 namespace fxmem {
@@ -144,16 +143,12 @@ void encode_groups(const EncodeTask& task, int64_t first, int64_t last) {
 namespace FXMEM_ISA {
 
 void encode(const EncodeTask& task, Element element, int bits, int64_t first, int64_t last) {
-  with_element(element, [&](auto x) {
-    with_constant<8, 7, 6, 5, 4, 3, 2>(bits, [&](auto k) {
-      with_constant<32, 64, 128, 256>(task.group, [&](auto group) {
-        if (task.seed == nullptr) {
-          encode_groups<decltype(x), k.value, false, group.value>(task, first, last);
-        } else {
-          encode_groups<decltype(x), k.value, true, group.value>(task, first, last);
-        }
-      });
-    });
+  with_layout(element, bits, task.group, [&](auto x, auto k, auto group) {
+    if (task.seed == nullptr) {
+      encode_groups<decltype(x), k.value, false, group.value>(task, first, last);
+    } else {
+      encode_groups<decltype(x), k.value, true, group.value>(task, first, last);
+    }
   });
 }
 

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "../bits.h"
+#include "../dispatch.h"
 #include "elements.h"
-#include "kernels.h"
 
 namespace fxmem {
 namespace {
@@ -72,16 +72,14 @@ FXMEM_INLINE void take_stream(const uint8_t* codes, int count, uint64_t* units) 
   for (int u = 0; u * 8 < count; ++u) units[u] = spread<kBits>(units[u]);
 }
 
+// call(an element, bits, group), the numbers as constants.
 template <typename Call>
-void with_element(Element element, const Call& call) {
-  switch (element) {
-    case kFloat32:
-      return call(float{});
-    case kBFloat16:
-      return call(BFloat16{});
-    default:
-      return call(Float16{});
-  }
+void with_layout(Element element, int bits, int group, const Call& call) {
+  with_element(element, [&](auto x) {
+    with_constant<8, 7, 6, 5, 4, 3, 2>(bits, [&](auto k) {
+      with_constant<32, 64, 128, 256>(group, [&](auto size) { call(x, k, size); });
+    });
+  });
 }
 
 }  // namespace

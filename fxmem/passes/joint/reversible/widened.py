@@ -1,11 +1,11 @@
 """Chains whose states are carried in a wider dtype, and rounded for whoever reads them.
 
 A sum forgets what its inverse needs. What a small state loses beside a large branch never comes
-back: from embeddings of a standard deviation of .02 the gradient in float32 was 24 times as far off
-as with every state kept, and in bfloat16 eight links cost a fifth. Carried in float32, states of
-half precision come back 2^15 times closer (2^12 in float16), and those of float32 2^29 times in
-float64, so that pairs of them need hardly ever be kept on the way. What the forward gives differs
-from sums in its own dtype by their rounding, which it leaves out.
+back: from states as small as embeddings a gradient in float32 is further off than with every state
+kept, many times over, and in bfloat16 eight links cost a fifth. Carried in float32, states of half
+precision come back 2^15 times closer (2^12 in float16), and those of float32 2^29 times in float64,
+so that pairs of them need hardly ever be kept on the way. What the forward gives differs from sums
+in its own dtype by their rounding, which it leaves out.
 """
 
 from __future__ import annotations
