@@ -24,6 +24,10 @@ LARGEST = 2.0**30
 REFUSAL = (
     "reversible, exact: a chain keeps its floating-point states, for it does more than add to them"
 )
+NOTE = (
+    "reversible, exact: states are integers; one beyond about a thousand times the largest element "
+    "of the first two makes the last states and all gradients NaN"
+)
 ADDED = (aten.add.Tensor, aten.sub.Tensor)
 
 

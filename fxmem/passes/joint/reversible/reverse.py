@@ -18,7 +18,7 @@ from torch._inductor.pattern_matcher import stable_topological_sort
 from fxmem.passes.graph import EXACT, ancestors, copied, from_tangents, owner, tensor
 from fxmem.passes.joint.reversible.anchors import WIDENED, anchors, causes
 from fxmem.passes.joint.reversible.chains import Chain, find_chains
-from fxmem.passes.joint.reversible.fixed import fix
+from fxmem.passes.joint.reversible.fixed import NOTE, fix
 from fxmem.passes.joint.reversible.lossy import left
 from fxmem.passes.joint.reversible.parts import chunks, see_through
 from fxmem.passes.joint.reversible.products import split, sums
@@ -85,7 +85,7 @@ def reverse(
     forward |= dict.fromkeys(keep_lost(joint.graph, made))
     rewrite = Rewrite(joint.graph, forward, _held(joint, num_outputs), checked)
     kept = [rewrite.chain(chain, anchors(chain, every)) for chain in chains]
-    notes = tuple(map(_note, chains, kept))
+    notes = (*map(_note, chains, kept), *([NOTE] if checked else []))
     most, why = max(zip(kept, map(causes, chains), strict=True), default=(0, ""))
     stable_topological_sort(joint.graph)
     if keep:
