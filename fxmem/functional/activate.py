@@ -9,6 +9,7 @@ import torch
 
 from fxmem import ops
 from fxmem.activations.table import TABLE
+from fxmem.ops.eager import refuse_transforms
 from fxmem.ops.second import once
 
 from .coding import Arguments, Coding, Options, coding
@@ -30,6 +31,7 @@ def activate(
     unbiased: bool = False,
 ) -> torch.Tensor:
     """Compute the activation `name`; `arguments` are those that torch's own function takes."""
+    refuse_transforms(f"fxmem.functional.{name}", input)
     inplace = arguments.pop("inplace", False)
     options = Options(bits, numbers(borders), numbers(levels), keep, unbiased)
     plan = resolve(name, arguments, options)
@@ -42,6 +44,7 @@ def activate(
 
 def gated(name: str, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """Compute a gated row: the activation of `gate`, times `up`."""
+    refuse_transforms(f"fxmem.functional.{name}", gate, up)
     function = TABLE[name].gate
     return ops.gated(gate, up, function, TABLE[function].defaults)
 

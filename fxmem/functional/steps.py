@@ -14,7 +14,7 @@ import torch
 
 from fxmem import ops
 from fxmem.ops.eager import returned
-from fxmem.ops.second import once
+from fxmem.ops.second import never
 
 from .activate import known, numbers
 from .tables import table_of
@@ -133,7 +133,8 @@ class _Stepwise(torch.autograd.Function):
         (codes,) = ctx.saved_tensors
         plan = ctx.plan
         backward = torch.ops.fxmem.few_bit_backward
-        return backward(once(grad), codes, plan.levels, plan.bits, ctx.stride), None, None
+        grad = never("fxmem.functional.stepwise", grad)
+        return backward(grad, codes, plan.levels, plan.bits, ctx.stride), None, None
 
 
 def _piecewise(t: torch.Tensor, codes: torch.Tensor, plan: Steps) -> torch.Tensor:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 
 import torch
+from torch.autograd.forward_ad import unpack_dual
 from torch.overrides import handle_torch_function, has_torch_function
 
 from .activations.checks import FLOATING
@@ -51,6 +52,21 @@ def is_transformed() -> bool:
     """Whether torch.func transforms a call; never while a compiler traces, which sees to that."""
     compiling = torch.compiler.is_compiling()
     return not compiling and torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def refuse_transforms(name: str, *tensors: torch.Tensor) -> None:
+    """Raise where torch.func or forward-mode AD would differentiate a call.
+
+    An operator loses a forward-mode tangent without a word, and torch.func finds no rule for it.
+    """
+    if torch.compiler.is_compiling():
+        return
+    transformed = is_transformed() and any(tensor.requires_grad for tensor in tensors)
+    if transformed or any(unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise RuntimeError(
+            f"{name} is differentiated by backward() and torch.autograd.grad alone, neither in "
+            "forward mode nor by torch.func. Use the function of torch there."
+        )
 
 
 def overridable(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

@@ -5,16 +5,29 @@ from typing import Any
 
 import torch
 
-SECOND = (
-    "it is itself a backward, and what a second derivative needs is not kept. "
+NOT_KEPT = (
+    "what a second derivative needs is not kept. "
     "Use the function of torch where gradients are differentiated again."
 )
+SECOND = f"it is itself a backward, and {NOT_KEPT}"
+
+
+def never(name: str, grad: torch.Tensor) -> torch.Tensor:
+    """Return grad; raise in a backward that is to be differentiated, `create_graph=True`.
+
+    For those that keep nothing through which a second derivative would find the forward's inputs:
+    it would count the gradient as constant, unseen.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(f"{name} has no gradient with create_graph=True: {NOT_KEPT}")
+    return grad
 
 
 def once(grad: torch.Tensor) -> torch.Tensor:
     """Tie the result to a node whose backward raises, in a backward that is to be differentiated.
 
     Else a gradient that needs none of the tensors that are kept would silently count as constant.
+    For those that keep inputs or outputs, or are linear: what leads back to the inputs.
     """
     if torch.is_grad_enabled() and not grad.requires_grad:
         return grad.detach().requires_grad_()

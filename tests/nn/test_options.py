@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from fxmem import functional
 from fxmem.activations.calculus import slope_curve
@@ -90,9 +91,34 @@ def test_drawn_codes_follow_torchs_generator():
 @pytest.mark.parametrize("options", [{}, {"keep": "output"}, {"unbiased": True}])
 def test_no_second_derivative(options):
     x = torch.randn(5, requires_grad=True)
-    (first,) = torch.autograd.grad(functional.silu(x, **options).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"has no derivative: it is itself a backward"):
-        first.sum().backward()
+    with pytest.raises(RuntimeError, match="what a second derivative needs is not kept"):
+        (first,) = torch.autograd.grad(functional.silu(x, **options).sum(), x, create_graph=True)
+        torch.autograd.grad(first.sum(), x)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: functional.gelu(x, bits=3),
+        lambda x: functional.elu(x, keep="output"),
+        lambda x: functional.silu(x, unbiased=True),
+        lambda x: functional.swiglu(x, x),
+        lambda x: functional.linear_cross_entropy(x, torch.ones(5, 4), torch.tensor([1, 2, 3])),
+    ],
+)
+def test_transforms_of_torch_func_are_refused_in_a_sentence(f):
+    x = torch.randn(3, 4)
+    sentence = "neither in forward mode nor by torch.func. Use the function of torch there"
+    for differentiated in (
+        lambda: torch.func.jvp(f, (x,), (x,)),
+        lambda: torch.func.grad(lambda a: f(a).sum())(x),
+        lambda: torch.func.jacfwd(f)(x),
+    ):
+        with pytest.raises(RuntimeError, match=sentence):
+            differentiated()
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match=sentence):
+        f(forward_ad.make_dual(x, x))
+    torch.testing.assert_close(torch.func.vmap(functional.gelu)(x), functional.gelu(x))
 
 
 @pytest.mark.parametrize("options", [{}, {"keep": "output"}])

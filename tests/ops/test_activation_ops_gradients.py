@@ -189,7 +189,6 @@ def test_gated_gradients_are_true(dtype, device):
 
 
 SECOND = {
-    "few_bit": lambda x: ops.few_bit(x, *coding("gelu"))[0],
     "from_output": lambda x: ops.from_output(x, "gelu")[0],
     "gated": lambda x: ops.gated(x, torch.ones_like(x), "silu"),
 }
@@ -206,6 +205,16 @@ def test_second_derivatives_are_refused_in_a_sentence(call):
     (first,) = torch.autograd.grad(SECOND[call](x), x, grad, create_graph=True)
     with pytest.raises(RuntimeError, match=sentence):
         torch.autograd.grad(first.sum(), grad)
+
+
+@pytest.mark.parametrize("call", [torch.sigmoid, torch.Tensor.sum, torch.Tensor.exp])
+def test_codes_do_not_lead_back_to_the_input(call):
+    """So that a second derivative would miss what it owes to the slope: not even begun."""
+    x, weight = torch.randn(40), torch.randn(40, requires_grad=True)
+    y = call(ops.few_bit(x * weight, *coding("gelu"))[0]).sum()
+    with pytest.raises(RuntimeError, match="few_bit has no gradient with create_graph=True: what"):
+        torch.autograd.grad(y, weight, create_graph=True)
+    y.backward()
 
 
 def test_gate_alone_or_up_alone():

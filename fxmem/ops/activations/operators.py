@@ -9,7 +9,7 @@ import torch
 
 from ..layout import memory_stride
 from ..native import Derivative, define, underivable
-from ..second import SECOND, once
+from ..second import SECOND, never, once
 from . import checks, reference
 
 
@@ -39,7 +39,8 @@ def _few_bit_setup(ctx, inputs, output):
 
 def _few_bit_derive(ctx, grad, _):
     (codes,) = ctx.saved_tensors
-    slope = _few_bit_backward(once(grad), codes, ctx.levels, ctx.bits, ctx.stride)
+    grad = never("fxmem::few_bit", grad)
+    slope = _few_bit_backward(grad, codes, ctx.levels, ctx.bits, ctx.stride)
     return slope, None, None, None, None, None, None, None
 
 

@@ -112,7 +112,7 @@ def sketched(
 
 
 def _weight_grad(
-    grad: torch.Tensor, kept: torch.Tensor, kind: str, key: torch.Tensor
+    grad: torch.Tensor, kept: torch.Tensor, kind: str, key: torch.Tensor, _: torch.Tensor
 ) -> torch.Tensor:
     return follow(grad, kind, kept.size(0), key).mT @ kept
 
@@ -140,7 +140,8 @@ class _Linear(torch.autograd.Function):
         input_grad = grad @ weight if ctx.needs_input_grad[0] else None
         weight_grad = bias_grad = None
         if ctx.needs_input_grad[1]:
-            given = (once(flat), kept, ctx.kind, key)
+            # The weight is not read, but leads a second derivative here, to be refused.
+            given = (once(flat), kept, ctx.kind, key, weight)
             weight_grad = Undifferentiable.apply(_weight_grad, SECOND, *given)
         if ctx.needs_input_grad[2]:
             bias_grad = flat.sum(0)

@@ -8,9 +8,9 @@ returned, or the gradient could not bear to be scaled later, the backward comput
 
 import torch
 
-from ..eager import is_traced
+from ..eager import is_traced, refuse_transforms
 from ..native import Derivative, compose, composite, underivable
-from ..second import SECOND, once
+from ..second import SECOND, never, once
 from . import checks
 from .sweep import outputs, softmax_dtype, sweep
 from .terms import Terms
@@ -48,8 +48,7 @@ def _sum_derive(ctx, grad, *_):
 
 
 def _scale(gradient: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
-    if torch.is_grad_enabled():  # only then can it be differentiated again
-        return _fxmem.linear_cross_entropy_scale(gradient, once(grad))
+    never("fxmem::linear_cross_entropy", grad)
     if type(grad) is torch.Tensor and not is_traced() and not _is_retained():
         return gradient.mul_(grad)  # nobody will read it again: no second one is made
     return (gradient * grad).to(gradient.dtype)
@@ -117,12 +116,6 @@ compose(
     kernel=_gradients,
     fake=_gradients_fake,
     derivative=underivable("linear_cross_entropy_gradients", SECOND),
-)
-compose(
-    "linear_cross_entropy_scale",
-    "(Tensor gradient, Tensor grad) -> Tensor",
-    kernel=lambda gradient, grad: (gradient * grad).to(gradient.dtype),
-    derivative=underivable("linear_cross_entropy_scale", SECOND),
 )
 
 
@@ -225,8 +218,10 @@ def linear_cross_entropy(
         The loss in float32, or float64 for float64: [] or, for reduction "none", [...].
 
     Raises:
-        RuntimeError: for what does not fit, and if gradients are differentiated again.
+        RuntimeError: for what does not fit, in forward mode and under torch.func, and if gradients
+            are differentiated again.
     """
+    refuse_transforms("fxmem.functional.linear_cross_entropy", hidden, weight)
     return _linear_cross_entropy(
         hidden, weight, target, bias, class_weight, reduction, ignore_index, label_smoothing,
         z_loss, recompute, chunk,
