@@ -82,6 +82,7 @@ RULES = {
     "integer": Switch(on=False, options=INTEGER, main="method", bare=(str,)),
     "gated": Switch(on=False, eager=True),
     "from_output": Switch(on=False, eager=True),
+    "exact_codes": Switch(on=False, eager=True),
     "norm_from_output": Switch(on=False, eager=True),
     "quantized_gradient": Switch(on=False, options={"bits": CODE_BITS, "unbiased": (False, True)}),
 }

@@ -31,8 +31,8 @@ def transform(
         gm: from symbolic_trace, Dynamo, torch.export (`program.module()`) or make_fx. It is left as
             it is; parameters and buffers are shared with what is returned.
         policy: a :class:`Policy`, a preset's name or a dict of options, of which the rules count:
-            `gated`, `from_output`, `norm_from_output` and `chunked_loss` (of linear layers and
-            cross-entropy), exact, unless they are forbidden;
+            `gated`, `from_output`, `exact_codes`, `norm_from_output` and `chunked_loss` (of linear
+            layers and cross-entropy), exact, unless they are forbidden;
             `quantized_gradient`, lossy, and `sketch` (of linear layers' inputs), unbiased, if
             they are asked for, as in `{"rules": {"quantized_gradient": {"bits": 3}}}`; and
             `integer`, of all linear layers and convolutions but the first and the last, as in

@@ -94,6 +94,9 @@ ROOMS = {
     "fxmem.integer": Room(INTEGERS),
     "fxmem.nn.quantized": Room((*INTEGERS, "fxmem.nn.quantized")),
     "fxmem.passes.forward.integer": Room((*FORWARD, "fxmem.integer")),
+    "fxmem.passes.forward.exact_codes": Room(
+        (*FORWARD, "fxmem.integer", "fxmem.passes.forward.quantized_gradient")
+    ),
     "fxmem.weights": Room(("torch", "fxmem.quantizers", "fxmem.weights")),
 }
 EVERYWHERE = ("fxmem.compat",)

@@ -139,7 +139,7 @@ def compose(
     on, `autocast(device, *args)` gives the arguments.
     """
     _library.define(name + schema)
-    _library.impl(name, kernel, "CompositeExplicitAutograd")
+    _library.impl(name, _untracked(kernel), "CompositeExplicitAutograd")
     operator = _completed(name, fake or kernel, derivative)
     for device in ("cpu", "cuda") if autocast else ():
         _library.impl(name, _autocast(operator, device, autocast), f"Autocast{device.upper()}")
@@ -158,6 +158,18 @@ def _completed(name: str, fake: Callable, derivative: Derivative) -> torch._ops.
     backward, setup = derivative
     library.register_autograd(f"fxmem::{name}", backward, setup_context=setup, lib=_library)
     return getattr(torch.ops.fxmem, name).default
+
+
+def _untracked(kernel: Callable) -> Callable:
+    """Let outputs that are views within the kernel be none to autograd: they may be overwritten."""
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
+
+    @functools.wraps(kernel)
+    def call(*args):
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            return kernel(*args)
+
+    return call
 
 
 def _autocast(operator: torch._ops.OpOverload, device: str, cast: Callable) -> Callable:

@@ -134,6 +134,18 @@ def test_autocast():
             integer.linear(x, weight, bias, "wageubn8")
 
 
+@pytest.mark.parametrize("layer", [integer.linear, integer.conv2d])
+@pytest.mark.parametrize("method", ["int8", "xnor", "bwn"])
+def test_the_output_may_be_overwritten(layer, method):
+    sizes = ((4, 8), (6, 8)) if layer is integer.linear else ((2, 4, 5, 5), (6, 4, 3, 3))
+    x, weight = (drawn(*size) for size in sizes)
+    found = []
+    for relu in (torch.relu, torch.relu_):
+        y = relu(layer(x, weight, method=method))
+        found.append(torch.autograd.grad(y.square().sum(), (x, weight)))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_sums_longer_than_int32_are_split():
     count = LONGEST + 40
     row = torch.full((2, count), -128, dtype=torch.int8)

@@ -3,6 +3,7 @@
 from torch import fx
 
 from fxmem.passes.forward import chunked_loss, integer, sketched_linear
+from fxmem.passes.forward.exact_codes import ExactCodes
 from fxmem.passes.forward.from_output import FromOutput
 from fxmem.passes.forward.gated import Gated
 from fxmem.passes.forward.norms import rewrite as norms
@@ -13,7 +14,7 @@ from fxmem.policy import Policy
 
 # Of activations. Exact ones come first, and of those the gated pair, which keeps the least: its
 # factors alone.
-RULES = (Gated(), FromOutput(), QuantizedGradient())
+RULES = (Gated(), FromOutput(), ExactCodes(), QuantizedGradient())
 
 
 def _activations(gm: fx.GraphModule, policy: Policy) -> list[Plan]:

@@ -1,0 +1,50 @@
+"""A piecewise linear activation that keeps a tensor for itself alone keeps exact codes instead.
+
+So few slopes as it has, one bit or two an element tell apart. It is taken where every reader is
+known to keep nothing of the output: integer layers, which have codes of their own, sums, means.
+"""
+
+from __future__ import annotations
+
+from torch import fx
+
+from fxmem.activations.calculus import step_levels
+from fxmem.activations.table import TABLE
+from fxmem.integer.functional import operator_of
+from fxmem.integer.methods import NAMES, kept_bits
+from fxmem.passes.forward.dialect import is_view, op
+from fxmem.passes.forward.effects import readers
+from fxmem.passes.forward.quantized_gradient import Codes, QuantizedGradient
+from fxmem.passes.forward.rule import Match, Place
+from fxmem.policy import Policy
+
+FREE = {"add", "sub", "sum", "mean", "cat"}
+FREE |= {f"{kind}avg_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)}
+INTEGER = {operator_of(method, layer) for method in NAMES for layer in ("linear", "conv2d")}
+
+
+class ExactCodes(QuantizedGradient):
+    """act(x) -> fxmem.few_bit(x), whose backward reads codes of a slope that they give exactly."""
+
+    name = "exact_codes"
+
+    def match(self, place: Place, policy: Policy) -> Match | None:
+        """Take a piecewise linear activation whose output nothing else keeps, and be sure of it."""
+        activation = place.activation
+        steps = step_levels(TABLE[activation.name], activation.parameters)
+        bits = (len(steps) - 1).bit_length() if steps else 0
+        if not steps or place.bits <= bits or not _is_free(activation.cone.exit):
+            return None
+        codes = Codes((), steps, bits)
+        return Match(f"{bits}-bit codes of its slope", place.bits, bits, "exact", recipe=codes)
+
+
+def _is_free(value: fx.Node) -> bool:
+    """Whether nobody who reads a value, or a view of it, keeps it."""
+    return all(_keeps_nothing(user) for user in readers(value))
+
+
+def _keeps_nothing(user: fx.Node) -> bool:
+    if user.target in INTEGER:
+        return kept_bits(user.args[-1]) is not None
+    return op(user) in FREE or (is_view(user) and _is_free(user))
