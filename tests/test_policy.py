@@ -11,7 +11,8 @@ from fxmem.policy import BITS
 WIDTHS = ", ".join(map(str, BITS))
 RULES = (
     "seeds, reversible, remat, discrete, masks, pool_places, few_bit, encode, sketch, "
-    "chunked_loss, integer, gated, from_output, norm_from_output, quantized_gradient"
+    "chunked_loss, integer, gated, from_output, exact_codes, norm_from_output, "
+    "quantized_gradient"
 )
 CODES = "1, 2, 3, 4, 5, 6, 7, 8"
 
