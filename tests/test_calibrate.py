@@ -141,3 +141,17 @@ def test_squared_error_is_that_of_the_fit(name, unbiased):
         table = fxmem.activations.store.levels(name, 2, weight, unbiased=unbiased)
         found = squared_error(slope_curve(TABLE[name]), table, weight)
         assert math.isclose(found, table.error, rel_tol=1e-4)
+
+
+@pytest.mark.parametrize("give", [lambda act, x: act(input=x), lambda act, x: act(x)])
+def test_inputs_by_keyword(give):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = fxmem.nn.GELU(bits=2)
+
+        def forward(self, x):
+            return give(self.act, x)
+
+    (site,) = fxmem.calibrate(Net(), [torch.randn(500)]).sites
+    assert site.elements == 500

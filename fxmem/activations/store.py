@@ -25,7 +25,7 @@ from .table import TABLE, Activation
 from .unbiased import fit_unbiased
 from .weight import Weight
 
-END = 100.0
+END = 100.0  # FewBit's end of the domain, where no border lies beyond it
 KEY = re.compile(r"(\w+?)(\d\d)-levels")
 # Weight and kind of the levels in each shipped file.
 SHIPPED = {"normal": ("normal", False), "uniform": ("uniform", False), "unbiased": ("normal", True)}
@@ -74,14 +74,20 @@ def fit_row(
     return fit_widths(f, slope, widths, weight, even=even, breaks=breaks)
 
 
+def with_ends(table: Levels) -> np.ndarray:
+    """The borders of a table with both ends of the domain, beyond all of them; none if drawn."""
+    if table.unbiased:
+        return table.borders
+    end = max(END, 2 * np.abs(table.borders).max(initial=0.0))
+    return np.concatenate([[0.0 if table.even else -end], table.borders, [end]])
+
+
 def save(path: Path | str, tables: Tables) -> None:
     """Write levels by (name, bits) to an .npz file."""
     arrays = {}
     for (name, bits), table in tables.items():
         key = f"{name}{bits:02d}"
-        ends = [] if table.unbiased else [[0.0 if table.even else -END], [END]]
-        borders = np.concatenate([ends[0], table.borders, ends[1]]) if ends else table.borders
-        arrays |= {f"{key}-borders": borders, f"{key}-levels": table.levels}
+        arrays |= {f"{key}-borders": with_ends(table), f"{key}-levels": table.levels}
         arrays[f"{key}-error"] = np.float64(table.error)
     np.savez_compressed(path, **arrays)
 

@@ -40,13 +40,6 @@ def table_of(borders: Sequence[float] | None, levels: Sequence[float]) -> Levels
     return Levels(edges, steps, np.nan)
 
 
-def with_ends(table: Levels) -> np.ndarray:
-    """The borders of a table with both ends of the domain, as `table_of` takes them."""
-    if table.unbiased:
-        return table.borders
-    return np.concatenate([[0.0 if table.even else -files.END], table.borders, [files.END]])
-
-
 def _check_ascending(name: str, numbers: np.ndarray) -> None:
     if np.isnan(numbers).any() or np.any(np.diff(numbers) < 0):
         raise ValueError(f"{name} must ascend; got {numbers.tolist()}")
@@ -99,7 +92,7 @@ class Store:
         """
         table = self.find(name, bits) or self.find(name, bits, unbiased=True)
         table = table or files.levels(name, bits)
-        borders, levels = torch.tensor(with_ends(table)), torch.tensor(table.levels)
+        borders, levels = torch.tensor(files.with_ends(table)), torch.tensor(table.levels)
         return borders.to(device, dtype), levels.to(device, dtype)
 
     def load(self, path: Path | str) -> Store:

@@ -15,7 +15,6 @@ from fxmem.activations.calculus import kinks, slope_curve, step_slopes
 from fxmem.activations.levels import Levels
 from fxmem.activations.table import TABLE
 from fxmem.functional.errors import squared_error
-from fxmem.functional.tables import with_ends
 
 from .activation import DropIn
 from .histogram import Histogram
@@ -37,10 +36,12 @@ def count(
     """Run the model on all batches; return what each site was given."""
     histograms = {site: Histogram() for site in sites}
 
-    def add(site: DropIn, args: tuple[torch.Tensor, ...]) -> None:
-        histograms[site].add(args[0])
+    def add(site: DropIn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # Of a wrong call the site's own forward says what is wrong.
+        for input in (*args, *kwargs.values())[:1]:
+            histograms[site].add(input)
 
-    hooks = [site.register_forward_pre_hook(add) for site in sites]
+    hooks = [site.register_forward_pre_hook(add, with_kwargs=True) for site in sites]
     try:
         with torch.no_grad(), torch.compiler.set_stance("force_eager"), _undone(model):
             for batch in _progress(batches):
@@ -76,7 +77,7 @@ def fit(site: DropIn, seen: Histogram, bits: int | None, unbiased: bool | None) 
 
 def _set(site: DropIn, table: Levels) -> None:
     site.bits, site.unbiased = None, table.unbiased
-    site.borders = None if table.unbiased else tuple(with_ends(table).tolist())
+    site.borders = None if table.unbiased else tuple(tables.with_ends(table).tolist())
     site.levels = tuple(table.levels.tolist())
 
 
