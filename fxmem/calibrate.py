@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fxmem.activations.levels import check_widths
 from fxmem.convert import convert as replace
 
 Module = torch.nn.Module
@@ -72,11 +73,12 @@ def calibrate(
         convert: first replace torch's activations, and other libraries', by those of fxmem.nn.
 
     Raises:
-        ValueError: where the model has no such activation.
+        ValueError: where the model has no such activation, and for bits other than 1 to 8.
     """
     from fxmem.nn import DropIn
     from fxmem.nn.calibration import count, fit
 
+    check_widths(() if bits is None else (bits,))
     if convert:
         _convert(model)
     sites = {module: path for path, module in model.named_modules() if isinstance(module, DropIn)}

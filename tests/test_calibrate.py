@@ -155,3 +155,12 @@ def test_inputs_by_keyword(give):
 
     (site,) = fxmem.calibrate(Net(), [torch.randn(500)]).sites
     assert site.elements == 500
+
+
+def test_what_cannot_be_fitted():
+    net = nn.Sequential(fxmem.nn.Exp())
+    ((path, why),) = fxmem.calibrate(net, [torch.linspace(0, 900, 100)]).refusals
+    assert path == "0" and "levels can be fitted to a slope that is finite" in why
+    for bits in (0, "2", True):
+        with pytest.raises(ValueError, match=f"bits must be 1 to 8; got {bits!r}"):
+            fxmem.calibrate(net, [], bits)

@@ -7,6 +7,7 @@ both sides (Novikov et al. 2022, arXiv 2202.00441, whose alternating scheme stop
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def fit(
 
     `f` may be None: then nothing is integrated in closed form. With `even`, |x| is coded, which
     doubles the levels of an even slope. `breaks` are points where the slope jumps or bends. Raises
-    ValueError for bits other than 1 to 8 and for an unknown weight.
+    ValueError for bits other than 1 to 8, an unknown weight and a slope that is not finite.
     """
     return fit_widths(f, slope, (bits,), weight, even=even, breaks=breaks)[bits]
 
@@ -87,8 +88,8 @@ def fit_widths(
 def check_widths(widths: Sequence[int]) -> None:
     """Refuse what is no width of a code."""
     for bits in widths:
-        if bits not in WIDTHS:
-            raise ValueError(f"bits must be 1 to 8; got {bits}")
+        if isinstance(bits, bool) or not isinstance(bits, Integral) or bits not in WIDTHS:
+            raise ValueError(f"bits must be 1 to 8; got {bits!r}")
 
 
 def fit_samples(
@@ -122,7 +123,8 @@ def _levels(whole: Integrals, borders: np.ndarray) -> tuple[np.ndarray, float]:
     ends = np.concatenate([whole.edges[:1], borders, whole.edges[-1:]])
     mass, moment = map(np.diff, whole.upto(ends))
     middle = whole.slope((ends[1:] + ends[:-1]) / 2)
-    levels = np.divide(moment, mass, out=middle, where=mass > 0)
+    # Where hardly any of the weight lies, both are what rounding left of a difference.
+    levels = np.clip(np.divide(moment, mass, out=middle, where=mass > 0), *whole.span(ends))
     return levels, max(float(whole.second - (levels * moment).sum()), 0.0)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from . import fits
 from .calculus import is_even, kinks, slope_curve, step_slopes, value_curve
 from .inverse import fit_now
-from .levels import WIDTHS, Levels, fit_widths
+from .levels import WIDTHS, Levels, check_widths, fit_widths
 from .table import TABLE, Activation
 from .unbiased import fit_unbiased
 from .weight import Weight
@@ -46,6 +46,7 @@ def levels(
     Raises KeyError for an unknown name and ValueError for bits other than 1 to 8, for an unknown
     weight, and for a gated row or a piecewise linear one, whose codes are exact without levels.
     """
+    check_widths((bits,))
     row = TABLE[activation] if isinstance(activation, str) else activation
     values = row.defaults if parameters is None else tuple(map(float, parameters))
     if values == row.defaults and row == TABLE.get(row.name):

@@ -14,7 +14,7 @@ from .levels import WIDTHS, Levels, check_widths
 from .partition import partitions
 from .weight import Weight
 
-SWEEPS = 50
+SWEEPS, POINTS = 50, 400_001
 BEYOND = 1e6  # a slope that is no larger there is bounded
 
 
@@ -64,18 +64,29 @@ class Spread:
             (mass_low, first_low, _), (mass_high, first_high, _) = self.upto(low), self.upto(high)
             # The derivative is 0 where ∫ w up to the level is this.
             wanted = high * mass_high - low * mass_low - (first_high - first_low)
-            moved = np.interp(wanted / (high - low), self.moments[0], self.values)
+            share = np.divide(wanted, high - low, out=np.zeros_like(low), where=high > low)
+            moved = np.interp(share, self.moments[0], self.values)
             levels[own] = np.clip(moved, low, high)
         return levels
 
 
+def bounds(slope: Curve, breaks: Iterable[float]) -> tuple[float, float] | None:
+    """The range of f' over all x; None where it is not bounded."""
+    middle, ends = slope(np.linspace(-FAR, FAR, POINTS)), slope(np.array([-BEYOND, BEYOND]))
+    if not np.abs(ends).max() <= 10 * np.abs(middle).max():
+        return None
+    return _extent(np.concatenate([middle, ends]), slope, breaks)
+
+
 def span(slope: Curve, weight: Weight, breaks: Iterable[float]) -> tuple[float, float]:
     """The range of f': of all x where it is bounded, else of the weight's domain."""
-    middle, ends = slope(np.linspace(-FAR, FAR, 400_001)), slope(np.array([-BEYOND, BEYOND]))
-    if not np.abs(ends).max() <= 10 * np.abs(middle).max():
-        middle, ends = slope(np.linspace(weight.low, weight.high, 400_001)), middle[:0]
+    inside = np.linspace(weight.low, weight.high, POINTS)
+    return bounds(slope, breaks) or _extent(slope(inside), slope, breaks)
+
+
+def _extent(slopes: np.ndarray, slope: Curve, breaks: Iterable[float]) -> tuple[float, float]:
     sides = [np.nextafter(border, side) for border in breaks for side in (-np.inf, np.inf)]
-    slopes = np.concatenate([middle, ends, slope(np.array(sides))])
+    slopes = np.append(slopes, slope(np.array(sides)))
     return float(slopes.min()), float(slopes.max())
 
 
@@ -89,7 +100,7 @@ def fit_unbiased(
     """For each width the 2^bits levels of least variance for drawn codes of `slope`.
 
     Outside the weight's domain an unbounded slope is coded by the last level, which is biased.
-    Raises ValueError for bits other than 1 to 8 and for an unknown weight.
+    Raises ValueError for bits other than 1 to 8, an unknown weight and a slope that is not finite.
     """
     check_widths(widths)
     spread = Spread(slope, Weight.of(weight), breaks)

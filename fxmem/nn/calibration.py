@@ -62,14 +62,17 @@ def fit(site: DropIn, seen: Histogram, bits: int | None, unbiased: bool | None) 
         return f"{row.name} is coded exactly"
     if not seen.elements:
         return "no batch reached it"
-    width = bits or coding.bits
+    width = coding.bits if bits is None else bits
     drawn = coding.drawn if unbiased is None else unbiased
     weight, breaks = seen.weight(), kinks(row, coding.parameters)
     slope = slope_curve(row, coding.parameters)
-    normal, own = (
-        tables.levels(row, width, of, parameters=coding.parameters, unbiased=drawn)
-        for of in ("normal", weight)
-    )
+    try:
+        normal, own = (
+            tables.levels(row, width, of, parameters=coding.parameters, unbiased=drawn)
+            for of in ("normal", weight)
+        )
+    except ValueError as error:
+        return str(error)
     errors = (math.sqrt(squared_error(slope, table, weight, breaks)) for table in (normal, own))
     _set(site, own)
     return Answer(row.name, width, seen.elements, *errors)
