@@ -33,6 +33,7 @@ class Activation:
         from_output: f'(x) in terms of y = f(x), one expression for each monotone branch from the
             left; () where it follows from the pieces or is fitted.
         invertible: a condition on the parameters without which y does not determine the slope.
+        allowed: a condition on the parameters without which torch refuses to compute it.
         torch: its name in torch.nn.functional or torch, None where torch has no such function.
         torch_keywords: arguments of torch's function that select this one.
         gate: of a gated row act(x) * u, the name of act's row.
@@ -45,6 +46,7 @@ class Activation:
     parameters: tuple[tuple[str, float], ...] = ()
     from_output: tuple[sp.Expr, ...] = ()
     invertible: sp.Basic = sp.true
+    allowed: sp.Basic = sp.true
     torch: str | None = None
     torch_keywords: tuple[tuple[str, str], ...] = ()
     gate: str | None = None
@@ -103,6 +105,7 @@ PIECEWISE_LINEAR = (
         "hardtanh",
         Piecewise((min_val, x <= min_val), (max_val, x >= max_val), (x, True)),
         parameters=(("min_val", -1.0), ("max_val", 1.0)),
+        allowed=min_val <= max_val,
         torch="hardtanh",
     ),
     Activation("relu6", Piecewise((0, x <= 0), (6, x >= 6), (x, True)), torch="relu6"),
@@ -117,6 +120,7 @@ PIECEWISE_LINEAR = (
         "softshrink",
         Piecewise((0, (x >= -lambd) & (x <= lambd)), (x - lambd, x > 0), (x + lambd, True)),
         parameters=(("lambd", 0.5),),
+        allowed=lambd >= 0,
         torch="softshrink",
     ),
 )
@@ -129,6 +133,7 @@ SMOOTH = (
         parameters=(("alpha", 1.0),),
         from_output=(Piecewise((1, y > 0), (1 + y / alpha, True)),),
         invertible=alpha > 0,
+        allowed=sp.Ne(alpha, 0),
         torch="celu",
     ),
     Activation(

@@ -5,17 +5,21 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-from fxmem.activations import store as shipped
-from fxmem.activations.calculus import is_even, step_levels
-from fxmem.activations.inverse import branches
-from fxmem.activations.levels import Levels
-from fxmem.activations.table import TABLE, Activation
+import sympy as sp
+import torch
 
-from .signatures import variants
+from fxmem.activations import store as shipped
+from fxmem.activations.calculus import is_even, kinks, slope_curve, step_levels
+from fxmem.activations.inverse import branches
+from fxmem.activations.levels import Levels, check_widths
+from fxmem.activations.table import TABLE, Activation
+from fxmem.activations.unbiased import bounds
+
+from .signatures import torch_function, variants
 from .tables import store, table_of
 
 BITS = 3
-WIDTHS = range(1, 9)
+SLACK = 1e-4  # of the slope's range, by which rounded levels may fall short of it
 
 Arguments = tuple[tuple[str, float | str], ...]
 
@@ -49,8 +53,6 @@ def check(options: Options) -> None:
         raise ValueError(f"keep must be 'codes' or 'output'; got {keep!r}")
     if keep == "output" and options != Options(keep=keep):
         raise ValueError("keep='output' is exact: bits, borders, levels and unbiased do not apply")
-    if bits is not None and bits not in WIDTHS:
-        raise ValueError(f"bits must be 1 to 8; got {bits}")
     if bits is not None and not (borders is None and levels is None):
         raise ValueError("give either bits, or borders and levels")
     if levels is None and borders is not None:
@@ -61,12 +63,19 @@ def check(options: Options) -> None:
         table_of(borders, levels)
 
 
-@functools.cache
 def coding(name: str, arguments: Arguments, options: Options, version: int) -> Coding:
     """How the activation `name` is computed; `version` is the store's, whose tables count.
 
-    Raises ValueError for options that are impossible, or that this activation cannot have.
+    Raises ValueError for options that are impossible, or that this activation cannot have, and
+    torch's own error for arguments that torch refuses.
     """
+    # Before the cache, to which True is 1 and 3.0 is 3.
+    check_widths(() if options.bits is None else (options.bits,))
+    return _coding(name, arguments, options, version)
+
+
+@functools.cache
+def _coding(name: str, arguments: Arguments, options: Options, version: int) -> Coding:
     check(options)
     row, parameters = chosen(name, dict(arguments))
     if options.keep == "output":
@@ -92,7 +101,10 @@ def chosen(name: str, arguments: dict[str, float | str]) -> tuple[Activation, tu
             allowed = " or ".join(map(repr, rows))
             raise ValueError(f"{keyword} must be {allowed}; got {arguments[keyword]!r}")
         row = rows[arguments[keyword]]
-    return row, tuple(float(arguments[parameter]) for parameter, _ in row.parameters)
+    parameters = tuple(float(arguments[parameter]) for parameter, _ in row.parameters)
+    if not sp.lambdify(row.symbols, row.allowed)(*parameters):
+        torch_function(row)(torch.empty(0), **arguments)  # which says what is wrong
+    return row, parameters
 
 
 def _check_invertible(row: Activation, parameters: tuple[float, ...]) -> None:
@@ -105,8 +117,25 @@ def _check_invertible(row: Activation, parameters: tuple[float, ...]) -> None:
 
 
 def _table(row: Activation, parameters: tuple[float, ...], options: Options) -> Levels:
-    if options.levels is not None:
-        return table_of(options.borders, options.levels)
     bits = options.bits or BITS
-    own = store.find(row.name, bits, options.unbiased) if parameters == row.defaults else None
-    return own or shipped.levels(row, bits, parameters=parameters, unbiased=options.unbiased)
+    if options.levels is not None:
+        own = table_of(options.borders, options.levels)
+    else:
+        own = store.find(row.name, bits, options.unbiased) if parameters == row.defaults else None
+    if own is None:
+        return shipped.levels(row, bits, parameters=parameters, unbiased=options.unbiased)
+    if own.unbiased:
+        _check_span(row, parameters, own)
+    return own
+
+
+def _check_span(row: Activation, parameters: tuple[float, ...], table: Levels) -> None:
+    """Refuse levels between which not every slope can be drawn, where slopes are bounded."""
+    limits = bounds(slope_curve(row, parameters), kinks(row, parameters))
+    low, high = limits or table.levels[[0, -1]]
+    slack = SLACK * (high - low)
+    if table.levels[0] > low + slack or table.levels[-1] < high - slack:
+        raise ValueError(
+            f"levels that are drawn must span the slope of {row.name}, from {low:g} to {high:g}; "
+            f"got {table.levels[0]:g} to {table.levels[-1]:g}"
+        )

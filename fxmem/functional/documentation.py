@@ -22,8 +22,8 @@ keep: "codes", or "output": then the gradient is exact, computed from the output
     one bit an element where the activation is not monotone. It costs nothing where the output is
     kept anyway, by a layer that follows.
 unbiased: draw each code, from torch's generator, between the two levels around the slope, so that
-    the gradient's expectation is exact. `levels` then ascend over the slope's range, and there are
-    no borders."""
+    the gradient's expectation is exact. `levels` then ascend over the slope's range, all of it
+    where it is bounded, and there are no borders."""
 RAISES = """\
 ValueError: for options that are impossible or exclude each other.
 RuntimeError: for an input that is not float32, bfloat16, float16 or float64, and if gradients are

@@ -1,11 +1,13 @@
 """An activation's options: own borders and levels, drawn codes, in place, and refusals."""
 
 import math
+import re
 
 import pytest
 import torch
 from torch.autograd import forward_ad
 
+import fxmem
 from fxmem import functional
 from fxmem.activations.calculus import slope_curve
 from fxmem.activations.table import TABLE
@@ -37,6 +39,9 @@ def test_borders_and_levels():
 
 REFUSED = [
     ({"bits": 9}, "bits must be 1 to 8; got 9"),
+    ({"bits": "2"}, "bits must be 1 to 8; got '2'"),
+    ({"bits": True}, "bits must be 1 to 8; got True"),
+    ({"bits": 2.0}, "bits must be 1 to 8; got 2.0"),
     ({"bits": 2, "levels": [1.0], "borders": []}, "either bits, or borders and levels"),
     ({"borders": [0.0]}, "borders need levels"),
     ({"levels": [0.0, 1.0]}, "levels need borders, unless codes are drawn"),
@@ -46,6 +51,8 @@ REFUSED = [
     ({"borders": [], "levels": [math.nan]}, "levels must be 1 to 256 finite numbers"),
     ({"borders": [0, 1, 9], "levels": [0, 1]}, "borders from 0 code |x|, but the slope of gelu"),
     ({"levels": [1.0, 0.0], "unbiased": True}, "levels that are drawn must ascend"),
+    ({"levels": [0, 1], "unbiased": True}, "must span the slope of gelu, from -0.128904 to 1.1289"),
+    ({"levels": [-1, 0, 1], "unbiased": True}, "must span the slope of gelu, from -0.128904"),
     ({"keep": "input"}, "keep must be 'codes' or 'output'; got 'input'"),
     ({"keep": "output", "bits": 3}, "keep='output' is exact: bits, borders"),
     ({"approximate": "erf"}, "approximate must be 'none' or 'tanh'; got 'erf'"),
@@ -54,6 +61,8 @@ REFUSED = [
 
 @pytest.mark.parametrize(("options", "words"), REFUSED, ids=[words for _, words in REFUSED])
 def test_refusals(options, words):
+    functional.gelu(torch.ones(3), bits=1)  # nor may a cache take True for 1
+    functional.gelu(torch.ones(3), bits=2)
     with pytest.raises(ValueError, match=words.replace("|x|", r"\|x\|")):
         functional.gelu(torch.ones(3), **options)
 
@@ -66,6 +75,28 @@ def test_refusals_of_single_rows():
         functional.leaky_relu(x, -1.0, keep="output")
     with pytest.raises(RuntimeError, match="x must be float32, bfloat16, float16 or float64"):
         functional.gelu(torch.ones(3, dtype=torch.int64))
+
+
+REFUSED_BY_TORCH = [("softshrink", -1.0), ("softshrink", math.nan), ("celu", 0.0)]
+
+
+@pytest.mark.parametrize(("name", "argument"), REFUSED_BY_TORCH)
+def test_what_torch_refuses(name, argument):
+    x, theirs = torch.ones(3), getattr(torch.nn.functional, name)
+    module = {"softshrink": fxmem.nn.Softshrink, "celu": fxmem.nn.CELU}[name]
+    with pytest.raises(RuntimeError) as refused:
+        theirs(x, argument)
+    for ours in (lambda: getattr(functional, name)(x, argument), lambda: module(argument)(x)):
+        with pytest.raises(RuntimeError, match=re.escape(str(refused.value).splitlines()[0])):
+            ours()
+
+
+def test_levels_that_span():
+    """As printed, and where no levels could span them all."""
+    x = torch.ones(3)
+    functional.gelu(x, levels=[-0.1289, 0.5, 1.1289], unbiased=True)
+    functional.squared_relu(x, levels=[0.0, 1.0], unbiased=True)
+    functional.exp(x, levels=[0.5, 1.0], unbiased=True)
 
 
 @pytest.mark.parametrize("name", ["gelu", "tanh", "elu", "squared_relu"])
