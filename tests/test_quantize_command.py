@@ -1,6 +1,7 @@
 """The commands on activations: what they print, write, draw and refuse."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,10 @@ def of_numpy(x): return x * np.exp(-x * x / 2)
 def of_torch(x): return x * torch.exp(-x * x / 2)
 def of_either(x): return x * x / 4
 def wrong(x): return x.sum()
+def detached(x): return torch.tanh(x).detach()
+def a_list(x): return [1, 2]
+def lookup(x): return {}["key"]
+def far(x): return np.sqrt(x + 9)
 """
 
 
@@ -95,23 +100,64 @@ def test_a_function_of_operators_alone(capsys):
 
 REFUSED = {
     "relu": "relu is exact; levels are fitted to celu",
-    "swiglu": "swiglu is exact; levels are fitted to celu",
+    "swiglu": "swiglu keeps its two inputs, and has no codes; levels are fitted to celu",
     "prelu": "prelu is not in the table; levels are fitted to celu",
     "my_own_functions:none": "my_own_functions:none is not to be had: module",
     "no_such_module:f": "no_such_module:f is not to be had: No module",
     "my_own_functions:wrong": "my_own_functions:wrong must make one finite number of each",
+    "my_own_functions:detached": "my_own_functions:detached has no gradient: its output is det",
+    "my_own_functions:a_list": "my_own_functions:a_list must make one finite number of each",
+    "my_own_functions:lookup": "my_own_functions:lookup raises KeyError: 'key'",
+    "my_own_functions:np": "my_own_functions:np raises TypeError: 'module' object is not call",
+    "my_own_functions:far": "levels can be fitted to a slope that is finite, and below 1e+150,",
+    "broken_module:f": "broken_module:f is not to be had: invalid syntax",
 }
 
 
 @pytest.mark.parametrize("function", REFUSED)
+@pytest.mark.filterwarnings("ignore:invalid value encountered in sqrt")
 def test_refusals(capsys, function):
+    Path("broken_module.py").write_text("f = ")
     status, out, err = run(capsys, function)
     assert status == 2 and not out and err.startswith(f"fxmem quantize: {REFUSED[function]}")
 
 
-def test_a_missing_file(capsys):
-    status, _, err = run(capsys, "gelu", "--weight", "none.npy")
-    assert status == 2 and "none.npy" in err
+FILES = {
+    ("--weight", "none.npy"): "No such file or directory: 'none.npy'",
+    ("--weight", "junk.npy"): "junk.npy is no .npy file of real numbers",
+    ("--weight", "other.npz"): "other.npz is no .npy file of real numbers",
+    ("--weight", "text.npy"): "text.npy is no .npy file of real numbers",
+    ("--weight", "empty.npy"): "empty.npy: no input is a finite number",
+    ("--weight", "nan.npy"): "nan.npy: no input is a finite number",
+    ("-o", "junk.npz"): "junk.npz is no .npz file of tables of levels",
+    ("-o", "nan.npz"): "nan.npz is no .npz file of tables of levels",
+    ("-o", "other.npz"): "other.npz has no tables of levels, and is left as it is",
+    ("-o", "own.txt"): "own.txt must end in .npz",
+    ("-o", "none/own.npz"): "No such file or directory: 'none/own.npz'",
+    ("--plot", "own.foo"): "Format 'foo' is not supported",
+    ("--plot", "none/own.png"): "No such file or directory: ",
+}
+
+
+@pytest.mark.parametrize("arguments", FILES, ids=" ".join)
+def test_files_that_do_not_serve(capsys, arguments):
+    for path, numbers in {"empty": [], "nan": [np.nan], "text": ["a"]}.items():
+        np.save(f"{path}.npy", np.array(numbers))
+    np.savez("other.npz", layer=np.ones(3))
+    Path("nan.npz").write_bytes(Path("nan.npy").read_bytes())
+    for path in ("junk.npy", "junk.npz"):
+        Path(path).write_text("junk")
+    status, _, err = run(capsys, "gelu", "--bits", "1", *arguments)
+    assert status == 2 and err.startswith("fxmem quantize: ") and FILES[arguments] in err
+    assert err.count("\n") == 1 and list(np.load("other.npz")) == ["layer"]
+
+
+@pytest.mark.parametrize("path", ["none/all.png", "all.foo"])
+def test_a_picture_that_cannot_be_written(monkeypatch, capsys, path):
+    monkeypatch.setattr(gallery, "TABLE", {"relu": TABLE["relu"]})
+    assert commands.main(["gallery", path]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("fxmem gallery: ") and err.count("\n") == 1
 
 
 def test_pictures(capsys):

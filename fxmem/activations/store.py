@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -94,9 +95,15 @@ def save(path: Path | str, tables: Tables) -> None:
 
 
 def load(path: Path | str) -> dict[tuple[str, int], Levels]:
-    """Read what `save` or FewBit wrote. Raises ValueError where borders do not fit levels."""
-    with np.load(path) as file:
-        arrays = dict(file)
+    """Read what `save` or FewBit wrote.
+
+    Raises ValueError for a file of another kind, and where borders do not fit levels.
+    """
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+    except (ValueError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+        raise ValueError(f"{path} is no .npz file of tables of levels") from error
     keys = [match.groups() for match in map(KEY.fullmatch, arrays) if match]
     return {(name, int(bits)): _read(arrays, f"{name}{bits}") for name, bits in keys}
 

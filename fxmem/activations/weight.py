@@ -53,9 +53,15 @@ class Weight:
 
     @classmethod
     def samples(cls, inputs: np.ndarray, bins: int = 256) -> Weight:
-        """The histogram of the finite ones among `inputs`, of any shape."""
-        finite = np.asarray(inputs, np.float64).ravel()
-        counts, edges = np.histogram(finite[np.isfinite(finite)], bins)
+        """The histogram of the finite ones among `inputs`, of any shape.
+
+        Raises ValueError where there are none.
+        """
+        given = np.asarray(inputs, np.float64).ravel()
+        finite = given[np.isfinite(given)]
+        if not finite.size:
+            raise ValueError("no input is a finite number")
+        counts, edges = np.histogram(finite, bins)
         return cls.histogram(edges, counts)
 
     @property

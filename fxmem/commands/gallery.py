@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +28,15 @@ CAPTION = (
 
 
 def main(arguments: list[str]) -> int:
-    """Write the picture; return 0."""
+    """Write the picture; return 0, or 2 where it cannot be written."""
     parser = argparse.ArgumentParser(prog="python -m fxmem gallery", description=__doc__)
     parser.add_argument("picture", type=Path, help="where to write it, as docs/activations.png")
     path = parser.parse_args(arguments).picture
-    draw([row for row in TABLE.values() if not row.gate], path)
+    try:
+        draw([row for row in TABLE.values() if not row.gate], path)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"fxmem gallery: {error}", file=sys.stderr)
+        return 2
     print(f"wrote {path}")
     return 0
 

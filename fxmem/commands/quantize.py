@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -18,12 +19,15 @@ from fxmem.functional.errors import squared_error
 from fxmem.measure.text import aligned
 
 Tables = dict[int, Levels]
+REAL = "fiu"  # kinds of numpy's dtypes
 
 
 def main(arguments: list[str]) -> int:
     """Run the command; return 0, or 2 where an argument is wrong."""
     args = parse(arguments)
     try:
+        if args.output and args.output.suffix != ".npz":
+            raise ValueError(f"{args.output} must end in .npz")
         of, weight = source(args.function), weight_of(args.weight)
         tables = fitted(of, args.bits, weight, args.unbiased)
         for table in tables.values():
@@ -31,14 +35,14 @@ def main(arguments: list[str]) -> int:
         if args.output:
             merge(args.output, of.name, tables)
             print(f"wrote {args.output}: fxmem.functional.store.load({str(args.output)!r})")
-    except (ValueError, OSError) as error:
+        if args.plot:
+            from fxmem.commands.drawing import draw_one
+
+            draw_one(args.plot, of, tables)
+            print(f"wrote {args.plot}")
+    except (ValueError, OSError, ImportError) as error:
         print(f"fxmem quantize: {error}", file=sys.stderr)
         return 2
-    if args.plot:
-        from fxmem.commands.drawing import draw_one
-
-        draw_one(args.plot, of, tables)
-        print(f"wrote {args.plot}")
     return 0
 
 
@@ -60,8 +64,22 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def weight_of(text: str) -> Weight:
-    """A density by its name, or the histogram of the numbers in a file."""
-    return NAMED[text] if text in NAMED else Weight.samples(np.load(text))
+    """A density by its name, or the histogram of the numbers in a file.
+
+    Raises OSError where there is no such file, and ValueError where it has no such numbers.
+    """
+    if text in NAMED:
+        return NAMED[text]
+    try:
+        inputs = np.load(text)
+    except (ValueError, EOFError, BadZipFile):
+        inputs = None
+    if not isinstance(inputs, np.ndarray) or inputs.dtype.kind not in REAL:
+        raise ValueError(f"{text} is no .npy file of real numbers")
+    try:
+        return Weight.samples(inputs)
+    except ValueError as error:
+        raise ValueError(f"{text}: {error}") from error
 
 
 def fitted(of: Source, bits: list[int], weight: Weight, unbiased: bool) -> Tables:
@@ -103,6 +121,8 @@ def _intervals(table: Levels) -> str:
 
 
 def merge(path: Path, name: str, tables: Tables) -> None:
-    """Write tables to a file, beside those that it has. Raises ValueError if it has others."""
+    """Write tables to a file, beside those that it has. Raises ValueError if it has none."""
     known = files.load(path) if path.exists() else {}
+    if path.exists() and not known:
+        raise ValueError(f"{path} has no tables of levels, and is left as it is")
     files.save(path, {**known, **{(name, bits): table for bits, table in tables.items()}})

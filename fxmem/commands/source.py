@@ -18,7 +18,7 @@ from fxmem.activations.calculus import (
     step_slopes,
     value_curve,
 )
-from fxmem.activations.table import TABLE
+from fxmem.activations.table import TABLE, Activation
 
 PROBES = np.linspace(-8.0, 8.0, 33)
 STEP = 1e-5  # of central differences: their error is about 1e-10 of the third derivative
@@ -46,8 +46,14 @@ def source(text: str) -> Source:
     if row is None or row.gate or step_slopes(row):
         fitted = [r.name for r in TABLE.values() if not (r.gate or step_slopes(r))]
         known = f"; levels are fitted to {', '.join(fitted)} and to module:function"
-        raise ValueError(f"{text} {'is not in the table' if row is None else 'is exact'}{known}")
+        raise ValueError(f"{text} {_why_not(row)}{known}")
     return Source(row.name, value_curve(row), slope_curve(row), is_even(row), kinks(row))
+
+
+def _why_not(row: Activation | None) -> str:
+    if row is None:
+        return "is not in the table"
+    return "keeps its two inputs, and has no codes" if row.gate else "is exact"
 
 
 def _own(text: str) -> Source:
@@ -55,11 +61,11 @@ def _own(text: str) -> Source:
     sys.path.insert(0, str(Path.cwd()))
     try:
         function = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a module may raise anything when it is imported
         raise ValueError(f"{text} is not to be had: {error}") from error
     finally:
         sys.path.pop(0)
-    value, slope = _curves(text, function)
+    value, slope = _curves(text, _in_words(text, function))
     even = np.allclose(slope(PROBES), slope(-PROBES), rtol=1e-7, atol=1e-9)
     return Source(name, value, slope, bool(even))
 
@@ -67,19 +73,36 @@ def _own(text: str) -> Source:
 def _curves(text: str, function: Callable) -> tuple[Curve, Curve]:
     """A function and its slope: by differences for one of numpy's, by autograd for torch's."""
     try:
-        if isinstance(function(PROBES), np.ndarray):
-            return _checked(text, function), _differences(function)
-    except (TypeError, AttributeError):
-        pass  # torch's functions refuse arrays
-    value, slope = _torch_curves(function)
+        found = function(PROBES)
+    except ValueError:
+        found = None  # torch's functions refuse arrays
+    if isinstance(found, np.ndarray):
+        return _checked(text, function), _differences(function)
+    value, slope = _torch_curves(text, function)
     return _checked(text, value), slope
+
+
+def _in_words(text: str, function: Callable) -> Callable:
+    """The user's function, whose errors become a sentence."""
+
+    def call(points):
+        try:
+            return function(points)
+        except Exception as error:
+            raise ValueError(f"{text} raises {type(error).__name__}: {error}") from error
+
+    return call
 
 
 def _checked(text: str, value: Curve) -> Curve:
     found = value(PROBES)
     if found.shape != PROBES.shape or not np.isfinite(found).all():
-        raise ValueError(f"{text} must make one finite number of each")
+        raise ValueError(_no_number(text))
     return value
+
+
+def _no_number(text: str) -> str:
+    return f"{text} must make one finite number of each"
 
 
 def _differences(function: Curve) -> Curve:
@@ -90,16 +113,22 @@ def _differences(function: Curve) -> Curve:
     return slope
 
 
-def _torch_curves(function: Callable) -> tuple[Curve, Curve]:
+def _torch_curves(text: str, function: Callable) -> tuple[Curve, Curve]:
     import torch
 
     def value(points: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return function(torch.tensor(points)).numpy()
+            found = function(torch.tensor(points))
+        if not isinstance(found, torch.Tensor):
+            raise ValueError(_no_number(text))
+        return found.double().numpy()
 
     def slope(points: np.ndarray) -> np.ndarray:
         leaf = torch.tensor(points, requires_grad=True)
-        (found,) = torch.autograd.grad(function(leaf).sum(), leaf)
+        output = function(leaf)
+        if not output.requires_grad:
+            raise ValueError(f"{text} has no gradient: its output is detached from its input")
+        (found,) = torch.autograd.grad(output.sum(), leaf)
         return found.numpy()
 
     return value, slope

@@ -59,11 +59,22 @@ def stepwise(
         function: computes the output instead, element by element; its slope is then approximated.
 
     Raises:
-        ValueError: for borders, levels or a parity that do not fit.
+        ValueError: for borders, levels, a parity or a shift that do not fit.
         RuntimeError: if gradients are differentiated again.
     """
-    own = numbers(borders), numbers(levels), parity, numbers(shift)
+    own = numbers(borders), numbers(levels), parity, pair(shift)
     return _Stepwise.apply(input, resolve(*own), function)
+
+
+def pair(shift: Sequence[float] | None) -> tuple[float, float] | None:
+    """A shift as two numbers. Raises ValueError for anything else."""
+    try:
+        found = numbers(shift)
+    except TypeError:  # no sequence
+        found = ()
+    if found is not None and len(found) != 2:
+        raise ValueError(f"shift must be two numbers, (x, y); got {shift!r}")
+    return found
 
 
 def resolve(

@@ -8,7 +8,7 @@ import torch
 
 from fxmem import functional
 from fxmem.functional.activate import numbers
-from fxmem.functional.steps import steps
+from fxmem.functional.steps import pair, steps
 
 
 class Stepwise(torch.nn.Module):
@@ -18,7 +18,7 @@ class Stepwise(torch.nn.Module):
         borders, levels, parity, shift, function: as in fxmem.functional.stepwise.
 
     Raises:
-        ValueError: for borders, levels or a parity that do not fit.
+        ValueError: for borders, levels, a parity or a shift that do not fit.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Stepwise(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.borders, self.levels = numbers(borders), numbers(levels)
-        self.parity, self.shift, self.function = parity, numbers(shift), function
+        self.parity, self.shift, self.function = parity, pair(shift), function
         self.steps = steps(self.borders, self.levels, self.parity, self.shift)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:

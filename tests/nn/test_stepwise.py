@@ -89,6 +89,8 @@ REFUSED = [
     ((range(256), range(257)), "levels must be 1 to 256 finite numbers; got 257"),
     ((range(199), range(200), "odd"), "levels must be 1 to 256 finite numbers; got 400"),
     (([-1.0], [0.0, 1.0], "even"), "with parity, borders lie right of the origin"),
+    (([0.0], [0.0, 1.0], None, 3), r"shift must be two numbers, \(x, y\); got 3"),
+    (([0.0], [0.0, 1.0], None, (1,)), r"shift must be two numbers, \(x, y\); got \(1,\)"),
     (([1.0], [0.0, 1.0], True), "parity must be 'even', 'odd' or None; got True"),
 ]
 
@@ -97,6 +99,8 @@ REFUSED = [
 def test_refusals(given, words):
     with pytest.raises(ValueError, match=words):
         nn.Stepwise(*given)
+    with pytest.raises(ValueError, match=words):
+        functional.stepwise(torch.ones(3), *given)
 
 
 def test_what_it_cannot_compute():
