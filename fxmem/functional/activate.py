@@ -75,7 +75,7 @@ def known(values):
     """
     if isinstance(values, tuple):
         return tuple([known(value) for value in values])
-    if isinstance(values, int):
+    if isinstance(values, int) and not isinstance(values, bool):
         return operator.index(values)
     return float.fromhex(values.hex()) if isinstance(values, float) else values
 

@@ -67,6 +67,12 @@ def test_refusals(options, words):
         functional.gelu(torch.ones(3), **options)
 
 
+def test_true_is_no_width_where_it_is_compiled():
+    compiled = torch.compile(lambda x: functional.gelu(x, bits=True), backend="eager")
+    with pytest.raises(Exception, match="bits must be 1 to 8; got True"):
+        compiled(torch.ones(3))
+
+
 def test_refusals_of_single_rows():
     x = torch.ones(3)
     with pytest.raises(ValueError, match="relu is coded exactly: it takes no borders and levels"):
