@@ -50,7 +50,7 @@ def assign(
     if not chosen:
         raise ValueError(
             f"no layer is left to quantize: {layers} in all, {len(ends)} exempt (exempt=() exempts "
-            "none), and rules of None leave the others real"
+            "none); a rule of None leaves its layers real, a method of None all that no rule fits"
         )
     return chosen
 
@@ -102,7 +102,7 @@ def _fits(key: Key, site: Site, layers: int) -> bool:
         names = {name for place in site.places for name in (place.path, place.name)}
         return any(re.fullmatch(key, name) for name in names)
     if isinstance(key, torch.dtype):
-        return site.parameter.dtype == key
+        return site.parameter is not None and site.parameter.dtype == key
     if isinstance(key, int):
         return site.index == (key if key >= 0 else layers + key)
     return any(key(place.module, place.path) for place in site.places)
@@ -118,6 +118,12 @@ def _check_used(rules: Mapping[Key, Value], fits: Iterable[list[Key]], ends: set
 
 def _treat(site: Site, value: Value, method: Method, options: Mapping[str, Any]) -> Treatment:
     """A mapping changes options of the method, or names another one that has its own."""
+    if site.parameter is None:
+        raise ValueError(
+            f"{site.name} is no floating-point parameter of its own, as under weight_norm, "
+            "spectral_norm and pruning: undo these first, or leave the layer real by "
+            f"rules={{{site.places[0].path!r}: None}}"
+        )
     if not isinstance(value, Mapping):
         wanted = value, options if value is method else {}
     else:

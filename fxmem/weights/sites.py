@@ -30,10 +30,11 @@ class Site:
     """A floating-point parameter of two dimensions or more.
 
     `index` counts the layers (linear and convolution), in the order of `named_modules`; it is None
-    for other parameters, such as an embedding's.
+    for other parameters, such as an embedding's. A layer whose weight is none, but computed of
+    others, has no `parameter`; it counts as the others do.
     """
 
-    parameter: nn.Parameter
+    parameter: nn.Parameter | None
     places: tuple[Place, ...]
     index: int | None
 
@@ -49,8 +50,11 @@ class Site:
 
 
 def find(model: nn.Module) -> list[Site]:
-    """Every such parameter of `model`. Raises ValueError for one that has no shape yet."""
-    places: dict[nn.Parameter, list[Place]] = {}
+    """Every such parameter of `model`, and the layers that have none.
+
+    Raises ValueError for a parameter that has no shape yet.
+    """
+    places: dict[nn.Parameter | nn.Module, list[Place]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         for attribute, parameter in module.named_parameters(recurse=False):
             place = Place(module, path, attribute)
@@ -58,9 +62,14 @@ def find(model: nn.Module) -> list[Site]:
                 raise ValueError(f"{place.name} has no shape yet: run the model once first")
             if parameter.dim() > 1 and parameter.is_floating_point():
                 places.setdefault(parameter, []).append(place)
-    layers = [parameter for parameter, where in places.items() if any(map(_is_layer, where))]
-    index = {parameter: i for i, parameter in enumerate(layers)}
-    return [Site(p, tuple(where), index.get(p)) for p, where in places.items()]
+        if isinstance(module, LAYERS) and module._parameters.get("weight") not in places:
+            places.setdefault(module, []).append(Place(module, path, "weight"))
+    layers = [key for key, where in places.items() if any(map(_is_layer, where))]
+    index = {key: i for i, key in enumerate(layers)}
+    return [
+        Site(None if isinstance(key, nn.Module) else key, tuple(where), index.get(key))
+        for key, where in places.items()
+    ]
 
 
 def _is_layer(place: Place) -> bool:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune, spectral_norm
 
 from fxmem.quantizers import Binary, XnorWeight, dorefa
 from fxmem.weights import ExternalWeightManager
@@ -100,6 +101,7 @@ REFUSED = [
         "the model has no quantizable layer: no linear layer and no convolution",
     ),
     ({"method": "xnor", "model": halves()}, "no layer is left to quantize: 2 in all, 2 exempt"),
+    ({"method": None}, "no layer is left .* a method of None all that no rule fits$"),
     ({"rules": {r"bodies\..*": None}}, r"no quantizable weight fits 'bodies\\\\.\.\*'$"),
     ({"rules": {nn.Conv1d: {}, 9: {}}}, "no quantizable weight fits Conv1d, 9$"),
     ({"rules": {torch.float16: {}}}, r"no quantizable weight fits torch.float16$"),
@@ -134,6 +136,18 @@ REFUSED = [
 def test_refusals(call, words):
     with pytest.raises(ValueError, match=words):
         ExternalWeightManager(**{"model": model(), **call})
+
+
+@pytest.mark.parametrize(
+    "compute", [parametrizations.weight_norm, spectral_norm, lambda m: prune.identity(m, "weight")]
+)
+def test_a_layer_whose_weight_is_computed(compute):
+    net = nn.Sequential(compute(nn.Linear(4, 4)), nn.Linear(4, 4), nn.Linear(4, 4))
+    for call in ({"exempt": ("first",)}, {"rules": {1: {}, "0": None}}):
+        assert list(chosen(net, **call)) == ["1", "2"]
+    for call in ({}, {"rules": {0: "xnor"}}, {"method": "xnor", "exempt": ("last",)}):
+        with pytest.raises(ValueError, match=r"0.weight is no .* real by rules=\{'0': None\}$"):
+            chosen(net, **call)
 
 
 OTHER_TYPES = [
