@@ -103,26 +103,36 @@ def export(
 ) -> Export:
     """Pack each weight from its master; copy the rest of the model's state_dict.
 
-    Raises TypeError for a dtype of masters that holds no real numbers.
+    Raises TypeError for a dtype of masters that holds no real numbers, RuntimeError for a weight
+    that a hook takes out of the state_dict.
     """
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise TypeError(f"masters must be a floating-point dtype or None; got {dtype!r}")
-    packed, kept, aliases = {}, {}, {}
-    rest = {name: _copied(value) for name, value in model.state_dict().items()}
+    packed, kept, aliases, dense = {}, {}, {}, {}
+    state = model.state_dict(keep_vars=True)
+    rest = {name: _copied(value) for name, value in state.items()}
     for held, sharded in masters.items():
-        first, *others = (place.name for place in held.site.places)
+        first, *others = _names(state, held, sharded)
         master, quantize = whole(sharded), held.treatment.quantize
         for name in others:
             del rest[name]
             aliases[name] = first
-        rest[first] = held.treatment.fixed(master)
+        rest[first] = held.fixed(master)
         if isinstance(quantize, Quantizer):
             packed[first] = quantize.deterministic().pack(held.treatment.projected(master))
+            dense[first] = master.nbytes
             del rest[first]
         if dtype is not None:
             kept[first] = master.to(dtype, copy=True)
-    dense = {held.site.name: whole(master).nbytes for held, master in masters.items()}
-    return Export(packed, rest, aliases, {name: dense[name] for name in packed}, kept)
+    return Export(packed, rest, aliases, dense, kept)
+
+
+def _names(state: Mapping[str, Any], held: Held, master: torch.Tensor) -> list[str]:
+    """A weight's names in a state_dict: its hooks may have others than `named_parameters` has."""
+    found = [name for name, value in state.items() if value is held.parameter or value is master]
+    if not found:
+        raise RuntimeError(f"{held.site.name} is not in the model's state_dict: it cannot be saved")
+    return found
 
 
 def _copied(value: Any) -> Any:

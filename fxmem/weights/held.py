@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from .methods import Treatment
@@ -28,9 +30,15 @@ class Held:
         """Copy the parameter, a master now, to where it is safe."""
         p = self.parameter
         if self.master is None or (self.master.device, self.master.dtype) != (p.device, p.dtype):
-            self.master = p.detach().clone()
+            with torch.inference_mode(False):  # what is made in that mode cannot be trained later
+                self.master = p.detach().clone()
         else:
             self.master.copy_(p)
+
+    def follow(self) -> None:
+        """Have the master where the parameter is now: `Module.to` may have moved or cast it."""
+        if self.master is not None:
+            self.master = moved(self.master, self.parameter)
 
     @torch.no_grad()
     def show(self, policy: str, master: torch.Tensor, generator: torch.Generator | None) -> None:
@@ -39,10 +47,13 @@ class Held:
             value = master
         else:
             w = whole(master)
-            fixed = policy == "quantized"
-            value = self.treatment.fixed(w) if fixed else self.treatment.sample(w, generator)
-            self._check_shape(value)
+            drawn = policy == "sampled"
+            value = self._checked(self.treatment.sample(w, generator)) if drawn else self.fixed(w)
         self.write(_laid_out(value, self.parameter))
+
+    def fixed(self, w: torch.Tensor) -> torch.Tensor:
+        """What a forward computes with, without random numbers, given the whole master."""
+        return self._checked(self.treatment.fixed(w))
 
     @torch.no_grad()
     def write(self, value: torch.Tensor) -> None:
@@ -62,6 +73,7 @@ class Held:
 
     def put_back(self) -> None:
         """Put the master into the parameter."""
+        self.follow()
         self.write(self.master)
         self._version = self.parameter._version
 
@@ -108,12 +120,24 @@ class Held:
             new = self.treatment.finished(whole(self.parameter), whole(self.master))
             self.write(_laid_out(new, self.parameter))
 
-    def _check_shape(self, value: torch.Tensor) -> None:
+    def _checked(self, value: Any) -> torch.Tensor:
+        if not isinstance(value, torch.Tensor):
+            raise TypeError(f"{self.site.name}: the method returns no tensor; got {value!r}")
         if value.shape != self.parameter.shape:
             raise ValueError(
                 f"{self.site.name}: the method makes {list(value.shape)} of a weight of "
                 f"{list(self.parameter.shape)}"
             )
+        return value
+
+
+@torch.no_grad()
+def moved(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """`value` on the device and in the dtype of `like`; itself where it has them."""
+    if (value.device, value.dtype) == (like.device, like.dtype):
+        return value
+    with torch.inference_mode(False):
+        return value.to(like.device, like.dtype)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from .claims import check_free, claim, release
 from .export import Export, export
-from .held import Held
+from .held import Held, moved
 from .methods import POLICIES, Method
 from .order import OrderError, State, check
 from .rules import Key, Value, assign, check_kinds
@@ -30,8 +30,11 @@ class ExternalWeightManager:
     step: their gradients add up. Clip a gradient's norm after `restore`. With `optimizer`, its
     hooks do it all: weights are quantized from now on but for the time of `step`.
 
-    A weight that is tied is quantized once. `state_dict` always has the masters, and
-    `load_state_dict` loads them. In the time between, a step of any optimizer raises.
+    A weight that is tied is quantized once. `state_dict` and deep copies of the model have the
+    masters at all times, and `load_state_dict` loads them; a state_dict shares its memory with the
+    model, as everywhere in torch: save it in the state that it was taken in. What reads
+    `model.parameters()` itself gets what is there: update an average (`AveragedModel`) within
+    `with manager.evaluate("master"):`. Between quantize and restore a step of any optimizer raises.
 
     Args:
         model: what to train. Wrap it before: fully_shard replaces the weights, and
@@ -93,7 +96,7 @@ class ExternalWeightManager:
         self.state = State.QUANTIZED
         try:
             for held in self.held:
-                held.show("sampled", held.master, self.generator)
+                held.show("sampled", self.master_of(held), self.generator)
         except BaseException:
             self._abandon()
             raise
@@ -102,6 +105,7 @@ class ExternalWeightManager:
         """Put the masters back, and turn the gradients into theirs."""
         check("restore()", self.state)
         self._put_back(State.RESTORED)
+        self._check_unchanged()
         for held in self.held:
             held.apply_rule()
 
@@ -138,9 +142,12 @@ class ExternalWeightManager:
         if policy not in (None, *POLICIES):
             raise ValueError(f"policy must be one of {', '.join(POLICIES)}; got {policy!r}")
         check_free(self, "evaluate()")
+        self._check_unchanged()
         state, lent = self.state, {held: held.lend() for held in self.held}
         quantized = state is State.QUANTIZED
-        self._evaluated = {h: h.master if quantized else value for h, (value, _) in lent.items()}
+        self._evaluated = {
+            h: self.master_of(h) if quantized else value for h, (value, _) in lent.items()
+        }
         self.state = State.EVALUATING
         claim(self)
         try:
@@ -156,10 +163,14 @@ class ExternalWeightManager:
                 release(self)
 
     def master_of(self, held: Held) -> torch.Tensor:
-        """The master of one weight, wherever it is now; no copy."""
+        """The master of one weight, wherever it is now; a copy only after `Module.to`."""
         if self.state is State.EVALUATING:
+            self._evaluated[held] = moved(self._evaluated[held], held.parameter)
             return self._evaluated[held]
-        return held.master if self.state is State.QUANTIZED else held.parameter.detach()
+        if self.state is State.QUANTIZED:
+            held.follow()
+            return held.master
+        return held.parameter.detach()
 
     def export(self, masters: torch.dtype | None = None) -> Export:
         """The weights as `evaluate("quantized")` shows them, in the bits that they need.
@@ -196,9 +207,12 @@ class ExternalWeightManager:
             self.remove()
             raise
 
-    def _keep_masters(self) -> None:
+    def _check_unchanged(self) -> None:
         for held in self.held:
             check_unchanged(held.site)
+
+    def _keep_masters(self) -> None:
+        self._check_unchanged()
         stepped = any(held.stepped() for held in self.held)
         adds_up = self.state is State.RESTORED and not stepped
         if self.state is State.RESTORED and stepped:

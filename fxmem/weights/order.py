@@ -19,6 +19,7 @@ class State(Enum):
     REMOVED = "this one was removed"
 
 
+CHANGED = (State.QUANTIZED, State.EVALUATING)  # in which the parameters may be no masters
 _CALLS = (
     *("quantize()", "restore()", "clip()", "evaluate()", "remove()"),
     *("optimizer.step()", "load_state_dict()"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
-from .order import State, check
+from .order import CHANGED, State, check
 from .sites import Place
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 class Hooks:
     """The hooks of one weight on one module that holds it.
 
-    A copy of the model shares them, and they leave it alone: its parameters are others. It holds
-    what the weights were when it was made.
+    A deep copy of the model shares them, and they leave it alone: its parameters are others, and
+    masters.
     """
 
     def __init__(self, manager: ExternalWeightManager, held: Held, place: Place):
@@ -31,7 +32,13 @@ class Hooks:
             module.register_load_state_dict_post_hook(self.after_load),
         )
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict) -> Hooks:
+        """Have the master in the copy: a module's parameters are copied before its hooks are."""
+        parameter, manager = self._held.parameter, self._manager
+        copied = memo.get(id(parameter), parameter)
+        if copied is not parameter and manager.state in CHANGED:
+            with torch.no_grad():
+                copied.copy_(manager.master_of(self._held))
         return self
 
     def __reduce__(self):
@@ -47,7 +54,7 @@ class Hooks:
     def __call__(self, module: nn.Module, state: dict, prefix: str, metadata: dict) -> None:
         """Put the master where the state_dict has the parameter."""
         manager = self._manages(module)
-        if manager is None or manager.state not in (State.QUANTIZED, State.EVALUATING):
+        if manager is None or manager.state not in CHANGED:
             return  # the parameter is the master, or another manager's, whose hook says it
         if prefix + self._attribute in state:
             state[prefix + self._attribute] = manager.master_of(self._held)
@@ -67,4 +74,4 @@ class Hooks:
             return
         self._held.loaded()
         if manager.state is State.QUANTIZED:
-            self._held.show("sampled", self._held.master, manager.generator)
+            self._held.show("sampled", manager.master_of(self._held), manager.generator)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from .order import OrderError, State, check
+from .order import CHANGED, OrderError, State, check
 
 if TYPE_CHECKING:
     from .manager import ExternalWeightManager
@@ -25,7 +25,7 @@ def guard(manager: ExternalWeightManager, optimizer: Optimizer | None) -> list:
 
     def refuse(stepping: Optimizer, args: tuple, kwargs: dict) -> None:
         manager = known()
-        busy = manager is not None and manager.state in (State.QUANTIZED, State.EVALUATING)
+        busy = manager is not None and manager.state in CHANGED
         if busy and id(stepping) != own and _trains(stepping, managed):
             check("optimizer.step()", manager.state)
 

@@ -1,6 +1,5 @@
 """The external weight manager: its order, its gradient rules, and masters to the last bit."""
 
-import copy
 import pickle
 
 import pytest
@@ -191,12 +190,10 @@ def test_evaluation_of_stochastic_weights():
     assert all(map(torch.equal, weights(net), drawn))
 
 
-def test_copies_and_pickles():
+def test_pickles():
     net = model()
     manager = ExternalWeightManager(net)
     with manager:
-        copied = copy.deepcopy(net)
-        assert copied.state_dict()["0.weight"].unique().tolist() == [-1, 1]
         with pytest.raises(RuntimeError, match="cannot be pickled: save its state_dict"):
             pickle.dumps(net)
     manager.remove()
