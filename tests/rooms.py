@@ -98,5 +98,6 @@ ROOMS = {
         (*FORWARD, "fxmem.integer", "fxmem.passes.forward.quantized_gradient")
     ),
     "fxmem.weights": Room(("torch", "fxmem.quantizers", "fxmem.weights")),
+    "fxmem.weights.rewritten": Room((*INTEGERS, "fxmem.weights")),
 }
 EVERYWHERE = ("fxmem.compat",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -11,15 +12,18 @@ from torch.utils.weak import WeakIdKeyDictionary
 from .order import OrderError
 
 if TYPE_CHECKING:
+    from .held import Held
     from .manager import ExternalWeightManager
 
 # Managers are known weakly: each holds its parameters, which would never be freed.
 HOLDERS: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
-def check_free(manager: ExternalWeightManager, call: str) -> None:
-    """Raise OrderError if a weight has another manager's values."""
-    for held in manager.held:
+def check_free(
+    weights: Iterable[Held], call: str, manager: ExternalWeightManager | None = None
+) -> None:
+    """Raise OrderError if a weight has the values of another manager than this one."""
+    for held in weights:
         if _holder(held.parameter) not in (None, manager):
             raise OrderError(
                 f"{call} expects restore() of another manager first, which has quantized "

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import IO, Any
 
 import torch
@@ -54,17 +54,22 @@ class Export:
         """Read what `save` wrote. Raises ValueError for another file's content."""
         return cls.from_state_dict(torch.load(path, map_location, weights_only=True))
 
-    def load_into(self, model: nn.Module, masters: bool = False) -> nn.Module:
+    def load_into(self, model: nn.Module, masters: bool = False, exact: bool = False) -> nn.Module:
         """Give `model` the quantized weights, or the `masters`, and all the rest; return it.
 
+        With `exact`, quantized weights of half precision become float32, in which their scales are
+        not rounded: layers in integers take them as they are, plain ones have to be cast again.
         Raises RuntimeError where names or shapes differ, ValueError for masters that there are not.
         """
         if masters and not self.masters:
             raise ValueError("the export has no masters: export(masters=torch.bfloat16) keeps them")
-        values = {name: packed.values() for name, packed in self.packed.items()}
+        values = {name: (_wide(p) if exact else p).values() for name, p in self.packed.items()}
         values.update(self.masters if masters else {})
         values.update({alias: values[name] for alias, name in self.aliases.items()})
-        model.load_state_dict({**self.rest, **values})
+        state = {**self.rest, **values}
+        if exact:
+            _widen(model, self.packed.keys() | self.aliases.keys(), state)
+        model.load_state_dict(state)
         return model
 
     @property
@@ -86,6 +91,17 @@ class Export:
         rows += [("in all", f"{before / max(after, 1):.1f} x smaller", before, after)]
         width = max(len(row[0]) for row in rows)
         return "\n".join(f"{n:{width}}  {b:>15}  {x:>12,} -> {y:,} bytes" for n, b, x, y in rows)
+
+
+def _wide(packed: Packed) -> Packed:
+    return replace(packed, dtype=torch.promote_types(packed.dtype, torch.float32))
+
+
+def _widen(model: nn.Module, names: Iterable[str], state: Mapping[str, Any]) -> None:
+    """Give the model's parameters of these names the dtypes that they have in `state`."""
+    there = model.state_dict(keep_vars=True)
+    for name in there.keys() & names:
+        there[name].data = there[name].data.to(state[name].dtype)
 
 
 def _some(state: Mapping[str, Any], most: int = 3) -> str:

@@ -89,7 +89,7 @@ class ExternalWeightManager:
     def quantize(self) -> None:
         """Put quantized weights in the masters' place; again, draw afresh from the masters."""
         check("quantize()", self.state)
-        check_free(self, "quantize()")
+        check_free(self.held, "quantize()", self)
         if self.state is not State.QUANTIZED:
             self._keep_masters()
         claim(self)
@@ -141,7 +141,7 @@ class ExternalWeightManager:
         check("evaluate()", self.state)
         if policy not in (None, *POLICIES):
             raise ValueError(f"policy must be one of {', '.join(POLICIES)}; got {policy!r}")
-        check_free(self, "evaluate()")
+        check_free(self.held, "evaluate()", self)
         self._check_unchanged()
         state, lent = self.state, {held: held.lend() for held in self.held}
         quantized = state is State.QUANTIZED
@@ -178,7 +178,7 @@ class ExternalWeightManager:
         With `masters`, a dtype, a copy of these too. Weights of a method that is no Quantizer are
         stored as they are.
         """
-        check_free(self, "export()")
+        check_free(self.held, "export()", self)
         return export(self.model, {held: self.master_of(held) for held in self.held}, masters)
 
     def remove(self) -> None:
