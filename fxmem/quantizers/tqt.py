@@ -25,15 +25,16 @@ def tqt(x: torch.Tensor, log2_t: torch.Tensor, bits: int = 8, signed: bool = Tru
     n = -2^(bits - 1) and p = 2^(bits - 1) - 1; if not `signed`, s = 2^ceil(log2_t) / 2^bits, n = 0
     and p = 2^bits - 1. Ties round to even. `log2_t` is one number or broadcasts over x. Gradients:
     of x, 1 where n <= round(x / s) <= p, else 0; of log2_t, s ln 2 times round(x / s) - x / s
-    there, n below and p above. Raises ValueError for bits other than 2 to 16.
+    there, n below and p above. Raises ValueError for bits other than 2 to 16, TypeError for a
+    log2_t that is no tensor.
     """
-    check_bits("bits", bits, 2, WIDEST)
+    _check(log2_t, bits)
     return _Tqt.apply(x, log2_t, bits, signed)
 
 
 def tqt_pack(x: torch.Tensor, log2_t: torch.Tensor, bits: int = 8, signed: bool = True) -> Packed:
     """`tqt` as integers of `bits` an element and the scale s, which stays a power of two."""
-    check_bits("bits", bits, 2, WIDEST)
+    _check(log2_t, bits)
     codes, step = _encode(widened(x.detach()), log2_t.detach(), bits, signed)
     return Packed.of(codes, step, "fixed", bits, signed, x.dtype)
 
@@ -46,6 +47,12 @@ def log2_threshold(x: torch.Tensor, deviations: float | None = None) -> torch.Te
     wide = widened(x.detach())
     spread = wide.std(correction=0) * deviations if deviations else largest(wide).reshape(())
     return torch.where(spread > 0, spread, 1).log2()
+
+
+def _check(log2_t: torch.Tensor, bits: int) -> None:
+    check_bits("bits", bits, 2, WIDEST)
+    if not isinstance(log2_t, torch.Tensor):
+        raise TypeError(f"log2_t must be a tensor, as what is trained is; got {log2_t!r}")
 
 
 def _limits(bits: int, signed: bool) -> tuple[int, int]:

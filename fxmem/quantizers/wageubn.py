@@ -18,6 +18,7 @@ from .quantizer import Quantizer, check_bits
 from .rounding import magnitude, stochastic_round
 
 WIDEST = 24
+FLAGGED = 12  # the most data bits of a flagged error: 2 x 12 - 1 fit float32's mantissa
 
 
 def _check_widths(quantizer: Quantizer) -> None:
@@ -129,7 +130,7 @@ class Flag(Quantizer):
     signed: ClassVar[bool] = False
 
     def __post_init__(self):
-        check_bits("data_bits", self.data_bits, 2, 12)  # 2 data_bits - 1 fit float32's mantissa
+        check_bits("data_bits", self.data_bits, 2, FLAGGED)
 
     @property
     def bits(self) -> int:
@@ -157,7 +158,10 @@ class Flag(Quantizer):
 
 @dataclass(frozen=True)
 class Widths:
-    """The widths of one network, each 2 to 24 bits; the defaults are the paper's and its code's."""
+    """The widths of one network; the defaults are the paper's and its code's.
+
+    Each is 2 to 24 bits, the errors' 2 to 12.
+    """
 
     weight: int = 8
     activation: int = 8
@@ -172,6 +176,7 @@ class Widths:
     update: int = 24
 
     def __post_init__(self):
+        check_bits("error", self.error, 2, FLAGGED)
         _check_widths(self)
 
     def quantizers(self) -> dict[str, Quantizer]:

@@ -209,6 +209,7 @@ def test_the_optimizer_is_saved_and_loaded():
     weights, state = torch.load(file, weights_only=True)
     other.load_state_dict(weights)
     again.load_state_dict(state)
+    assert {kept["momentum_codes"].dtype for kept in again.state.values()} == {torch.int16}
     for pair in ((net, optimizer), (other, again)):
         step(*pair)
     assert torch.equal(net[0].weight, other[0].weight)

@@ -1,11 +1,14 @@
 """fxmem.nn.quantized: sentences for what it cannot do."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from fxmem.nn import quantized
 from fxmem.nn.quantized import QuantConfig
+from fxmem.quantizers import tqt, tqt_pack
 
 IMAGES = torch.randn(1, 3, 5, 5, generator=torch.Generator().manual_seed(0))
 
@@ -62,9 +65,56 @@ def test_circular_padding():
     assert quantized.config_network(net, "0", QuantConfig()) == ["0"]
 
 
-def test_config_of_another_type():
-    with pytest.raises(TypeError, match="config must be a QuantConfig; got 3"):
-        quantized.Linear(3, 3, config=3)
+@pytest.mark.parametrize("geometry", [{"kernel_size": 4}, {"kernel_size": (1, 2), "dilation": 3}])
+def test_padding_that_differs_between_the_sides(geometry):
+    net = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 3, **geometry, padding="same"))
+    sentence = r"layer '1': integer convolutions pad both sides alike, .* a kernel of \("
+    with pytest.raises(ValueError, match=sentence):
+        quantized.config_network(net, ".*", QuantConfig())
+    assert type(net[0]) is nn.ReLU
+    with pytest.raises(ValueError, match="Conv2d: integer convolutions pad both sides alike"):
+        quantized.Conv2d(3, 3, **geometry, padding="same")
+    even = {**geometry, "dilation": 2}
+    assert quantized.Conv2d(3, 3, **even, padding="same")(IMAGES).shape == IMAGES.shape
+
+
+def sgd(**arguments):
+    return quantized.SGD(network().parameters(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: quantized.Linear(3, 3, config=3), "config must be a QuantConfig; got 3"),
+        (lambda: sgd(config="x"), "config must be a QuantConfig; got 'x'"),
+        (
+            lambda: quantized.Conv2d(3, 4, 3, weight_bit_width=9, padding_mode="zeros"),
+            "Conv2d takes no weight_bit_width, padding_mode; beside .* it takes weight_dec_bit_wid",
+        ),
+        (lambda: quantized.ReLU(bits=3), "ReLU takes no bits; beside its own arguments it takes"),
+        (
+            lambda: quantized.Adder2d(3, 4, (3, 3)),
+            r"kernel_size is one whole number for both directions; got \(3, 3\)",
+        ),
+        (lambda: quantized.Adder2d(3, 4, 3, (2, 2)), r"layer's stride is one .* got \(2, 2\)"),
+        (
+            lambda: quantized.adder2d(IMAGES, torch.ones(1, 3, 3, 3), padding="same"),
+            "layer's padding is one whole number for both directions; got 'same'",
+        ),
+        (lambda: tqt(IMAGES, 0.5), "log2_t must be a tensor, as what is trained is; got 0.5"),
+        (lambda: tqt_pack(IMAGES, 1), "log2_t must be a tensor, as what is trained is; got 1"),
+    ],
+)
+def test_arguments_of_another_type(call, sentence):
+    with pytest.raises(TypeError, match=sentence):
+        call()
+
+
+def test_statistics_of_one_value():
+    norm, one = quantized.BatchNorm2d(3), torch.ones(1, 3, 1, 1)
+    with pytest.raises(ValueError, match=r"more than one value a channel; got .* \[1, 3, 1, 1\]"):
+        norm(one)
+    assert norm.num_batches_tracked == 0 and norm.eval()(one).shape == one.shape
 
 
 LAYERS = {
@@ -92,7 +142,12 @@ def test_half_precision(name):
 def test_learning_rates_and_switches():
     with pytest.raises(TypeError, match="iostrict must be True or False; got 1"):
         QuantConfig(iostrict=1)
-    with pytest.raises(ValueError, match="lr must be at least half a step of"):
-        quantized.SGD(network().parameters(), lr=1e-5)
+    for lr in (1e-5, math.nan, math.inf):
+        with pytest.raises(
+            ValueError, match=rf"lr must be at least half a step of .*, and finite; got {lr}"
+        ):
+            sgd(lr=lr)
     with pytest.raises(ValueError, match=r"momentum must be in \[0, 1\); got 1"):
-        quantized.SGD(network().parameters(), momentum=1)
+        sgd(momentum=1)
+    with pytest.raises(ValueError, match="weight_decay must be finite and not negative; got inf"):
+        sgd(weight_decay=math.inf)

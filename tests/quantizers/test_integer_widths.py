@@ -31,6 +31,7 @@ RANGES = [
     (wageubn.Flag, "data_bits", 2, 12),
     (wageubn.Constant, "range_bits", 2, 24),
     (wageubn.Widths, "update", 2, 24),
+    (wageubn.Widths, "error", 2, 12),
     (dorefa.weight, "bits", 1, 16),
     (dorefa.Activation, "bits", 1, 16),
     (dorefa.Gradient, "bits", 1, 16),

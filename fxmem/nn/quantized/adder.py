@@ -6,6 +6,7 @@ Chen et al. 2020, "AdderNet: Do We Really Need Multiplications in Deep Learning?
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,9 @@ def adder2d(x, weight, bias=None, stride=1, padding=0, grids=GRIDS):
     x is [batch, in, height, width] and weight [out, in, height, width], each put on its grid of at
     most 8 bits; the codes are what is kept. With g the output's gradient, the weight's is the sum
     of g (x - w), scaled to a norm of sqrt(numel) / 5, and x's the sum of g clamp(w - x, -1, 1):
-    equations 5, 6 and 12 of the paper.
+    equations 5, 6 and 12 of the paper. Raises TypeError for steps that are not one whole number.
     """
+    _check_numbers(stride=stride, padding=padding)
     y = _Adder.apply(x, weight, stride, padding, grids)
     return y if bias is None else y + bias.view(-1, 1, 1)
 
@@ -40,6 +42,7 @@ class Adder2d(Quantized, nn.Module):
         config=None, **widths,
     ):  # fmt: skip
         super().__init__()
+        _check_numbers(kernel_size=kernel_size, stride=stride, padding=padding)
         self.stride, self.padding = stride, padding
         size = output_channel, input_channel, kernel_size, kernel_size
         self.weight = nn.Parameter(torch.randn(size).div_(math.sqrt(math.prod(size[1:]))))
@@ -53,6 +56,14 @@ class Adder2d(Quantized, nn.Module):
         grids = config.grid("input"), config.grid("weight")
         y = adder2d(x, self.weight, bias, self.stride, self.padding, grids)
         return config.grid("output").quantize(y) if config.iostrict else y
+
+
+def _check_numbers(**given: Any) -> None:
+    for name, value in given.items():
+        if not isinstance(value, int):
+            raise TypeError(
+                f"an adder layer's {name} is one whole number for both directions; got {value!r}"
+            )
 
 
 class _Adder(torch.autograd.Function):

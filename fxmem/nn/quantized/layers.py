@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +24,13 @@ class Quantized:
     def _configure(self, config: QuantConfig | None, widths: dict[str, Any]) -> None:
         if not isinstance(config, QuantConfig | None):
             raise TypeError(f"config must be a QuantConfig; got {config!r}")
+        allowed = [field.name for field in fields(QuantConfig)]
+        unknown = [name for name in widths if name not in allowed]
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} takes no {', '.join(unknown)}; beside its own arguments it "
+                f"takes {', '.join(allowed)}"
+            )
         self.config = replace(config or QuantConfig(), **widths)
 
     def configure(self, config: QuantConfig) -> None:
@@ -52,6 +59,13 @@ def check_convolution(layer: nn.Module, name: str) -> None:
     """Raise ValueError, naming the layer, for a convolution that there is none of in integers."""
     if getattr(layer, "padding_mode", "zeros") != "zeros":
         raise ValueError(f"{name}: integer convolutions pad with zeros; got {layer.padding_mode!r}")
+    if getattr(layer, "padding", 0) == "same":
+        reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        if any(n % 2 for n in reach):
+            raise ValueError(
+                f"{name}: integer convolutions pad both sides alike, which padding='same' is not "
+                f"for a kernel of {layer.kernel_size}"
+            )
 
 
 class Product(Quantized):

@@ -27,8 +27,9 @@ def config_network(net: nn.Module, name_pattern: str, config: QuantConfig) -> li
 
     Plain layers of torch become quantized; parameters, buffers and hooks stay the same objects.
     Returns the names. Raises ValueError for a pattern that matches no layer, naming it, for a
-    network that has none, and for a matched convolution with padding other than zeros: then
-    nothing is changed. TypeError for what is no module, pattern or QuantConfig.
+    network that has none, and for a matched convolution with padding other than zeros, or not the
+    same on both sides: then nothing is changed. TypeError for what is no module, pattern or
+    QuantConfig.
     """
     kinds = {"net": nn.Module, "name_pattern": str, "config": QuantConfig}
     for what, value in zip(kinds, (net, name_pattern, config), strict=True):

@@ -37,6 +37,11 @@ class BatchNorm2d(Quantized, nn.BatchNorm2d):
         self._check_input_dim(x)
         check_precision(self, x)
         batch = self.training or self.running_mean is None
+        if batch and x.numel() == x.size(1):
+            raise ValueError(
+                f"{type(self).__name__} takes its statistics of more than one value a channel; got "
+                f"an input of {list(x.shape)}"
+            )
         mean, variance = _statistics(x) if batch else (self.running_mean, self.running_var)
         if batch and self.running_mean is not None:
             self._follow(mean, variance, x.numel() // x.size(1))

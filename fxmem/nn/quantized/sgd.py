@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,8 +23,8 @@ class SGD(torch.optim.Optimizer):
     is Q(p - lr b, 24), and a weight's stays within ±(1 - 2^-23). The constant range belongs to the
     published learning rates: 0.05, and g_scale (`gradient_range_bit_width`) lowered in its place.
 
-    Raises ValueError for a learning rate that its grid rounds to 0, and for a momentum out of
-    [0, 1).
+    Raises ValueError for a learning rate that its grid rounds to 0 or that is not finite, for a
+    momentum out of [0, 1) and a weight decay below 0; TypeError for what is no QuantConfig.
     """
 
     def __init__(
@@ -36,12 +38,21 @@ class SGD(torch.optim.Optimizer):
     ):
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must be in [0, 1); got {momentum!r}")
-        if not 0 <= weight_decay:
-            raise ValueError(f"weight_decay must not be negative; got {weight_decay!r}")
+        if not 0 <= weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be finite and not negative; got {weight_decay!r}")
+        if not isinstance(config, QuantConfig | None):
+            raise TypeError(f"config must be a QuantConfig; got {config!r}")
         self.config, self.generator = config or QuantConfig(), generator
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         for group in self.param_groups:
             self._rate(group["lr"])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave; torch would make the codes of its momentum floats."""
+        super().load_state_dict(state_dict)
+        for state in self.state.values():
+            if "momentum_codes" in state:
+                state["momentum_codes"] = state["momentum_codes"].to(torch.int16)
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -59,9 +70,9 @@ class SGD(torch.optim.Optimizer):
 
     def _rate(self, lr: float) -> float:
         rounded = float(self._direct("learning_rate").value(torch.tensor(float(lr))))
-        if rounded <= 0:
+        if not 0 < rounded < math.inf:
             step = 2.0 ** (1 - self.config.learning_rate_bit_width)
-            raise ValueError(f"lr must be at least half a step of {step}; got {lr!r}")
+            raise ValueError(f"lr must be at least half a step of {step}, and finite; got {lr!r}")
         return rounded
 
     def _direct(self, what: str) -> wageubn.Direct:
