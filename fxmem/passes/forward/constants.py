@@ -22,7 +22,7 @@ LITERALS = {"tensor", "scalar_tensor", "full", "lift_fresh_copy", "detach_"}
 def constants(graph: fx.Graph) -> dict[fx.Node, torch.Tensor]:
     """Return the 0-dim tensors that nodes always are.
 
-    A parameter or a buffer is no constant: it may change.
+    A parameter or a buffer is no constant: it may change. Nor is what wants a gradient.
     """
     found: dict[fx.Node, torch.Tensor] = {}
     for node in graph.nodes:
@@ -53,6 +53,8 @@ def _literal(node: fx.Node) -> torch.Tensor | None:
     """Return a tensor that the program spelled out: torch.tensor(0.5), as tracers keep it."""
     value = attribute(node)
     if not isinstance(value, torch.Tensor) or value.dim() or isinstance(value, nn.Parameter):
+        return None
+    if value.requires_grad:
         return None
     lifted = all(op(user) == "lift_fresh_copy" for user in node.users)
     aten = any(isinstance(user.target, torch._ops.OpOverload) for user in node.users)
