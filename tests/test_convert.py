@@ -120,6 +120,30 @@ def test_what_is_no_activation(module):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+class Moody(nn.Module):
+    """Another function in evaluation; or the same, with what it is asked for read once."""
+
+    def __init__(self, other, slope=0.1):
+        super().__init__()
+        self.inner, self.other, self.slope = nn.Identity().eval(), other, slope
+
+    def forward(self, x):
+        if self.training or not self.other:
+            return nn.functional.leaky_relu(x, self.slope)
+        return nn.functional.hardswish(x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_both_modes_count(training):
+    net = nn.Sequential(Moody(True), Moody(False))
+    net[0].training = net[1].training = training
+    left = net[0]
+    found = fxmem.convert(net, {r"\d": {"bits": 1}})
+    assert str(found.refusals[0].reason) == "fxmem.nn has no drop-in for Moody"
+    assert net[0] is left and (left.training, left.inner.training) == (training, False)
+    assert repr(net[1]) == "LeakyReLU(negative_slope=0.1, bits=1)" and net[1].training == training
+
+
 def test_the_model_itself():
     found = fxmem.convert(nn.GELU(), {nn.GELU: {}})
     assert isinstance(found.model, fxmem.nn.GELU)

@@ -10,7 +10,7 @@ from torch import fx
 
 from fxmem.passes.forward.cones import Cone, cones
 from fxmem.passes.forward.constants import constants
-from fxmem.passes.forward.dialect import is_cast, is_pointwise, op
+from fxmem.passes.forward.dialect import is_cast, is_pointwise, lays_out, op
 from fxmem.passes.forward.effects import overwrites, readers, spans
 from fxmem.passes.forward.known import identify
 from fxmem.passes.forward.traced import dtype_of
@@ -58,11 +58,21 @@ def find(graph: fx.Graph) -> tuple[list[Activation], list[str]]:
 def _ending_in(
     exit: fx.Node, stretch: Mapping[fx.Node, int], numbers: Mapping[fx.Node, torch.Tensor]
 ) -> Iterator[Activation]:
-    for cone in reversed(list(cones(exit, numbers))):
+    for cone in reversed(list(cones(exit, numbers, _is_part))):
         together = len({stretch[node] for node in cone.nodes}) == 1
-        known = identify(cone) if together else None
+        known = identify(cone) if together and not _begins_with_copy(cone) else None
         if known:
             yield from _with_dtype(Activation(cone, *known))
+
+
+def _is_part(node: fx.Node) -> bool:
+    """Whether an activation may take a node in: its output has its input's strides."""
+    return is_pointwise(node) and not lays_out(node)
+
+
+def _begins_with_copy(cone: Cone) -> bool:
+    """Whether a cone takes in a copy of its source, which the program may overwrite later."""
+    return any(op(node) == "clone" and node.args[0] is cone.source for node in cone.nodes)
 
 
 def _with_dtype(activation: Activation) -> Iterator[Activation]:

@@ -111,6 +111,12 @@ def is_cast(node: fx.Node) -> bool:
     return op(node) in CASTS
 
 
+def lays_out(node: fx.Node) -> bool:
+    """Whether a node gives its value strides of its own, whatever its argument's are."""
+    formats = {a for a in (*node.args, *node.kwargs.values()) if isinstance(a, torch.memory_format)}
+    return op(node) == "contiguous" or bool(formats - {torch.preserve_format})
+
+
 def is_view(node: fx.Node) -> bool:
     """Whether a node's value may share the storage of its first argument."""
     infos = [r.alias_info for overload in _overloads(op(node)) for r in overload._schema.returns]

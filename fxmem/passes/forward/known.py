@@ -33,7 +33,7 @@ CANCELLED = 2.0**-43
 # Times a number of the cone: a thousandth to either side, where hardly another kink is.
 BESIDE = np.array([1 - 1.03e-3, 1 + 1.03e-3])
 MOST_NUMBERS = 6
-# What is there to find what is no finite number. Other comparisons with NaN only happen to be false.
+# What is there to find what is no finite number; of NaN other comparisons only happen to be false.
 GUARDS = {"isnan", "isfinite", "isinf", "isposinf", "isneginf", "isreal", "nan_to_num"}
 GUARDS |= {"eq", "ne", "not_equal", "fmax", "fmin"}
 
