@@ -19,10 +19,10 @@ from fxmem.activations.table import TABLE, Activation
 from fxmem.passes.forward.cones import Cone
 from fxmem.passes.forward.dialect import op
 
-# Dense around zero, where it is close to log-spaced, and far out, where a clamp would show. No kink
-# is among them.
+# Dense around zero, toward it where a kink beside it would show, and far out, where a clamp would.
+# No kink is among them.
 NEAR = np.sinh(np.linspace(-14.5, 14.5, 1001) + 0.00123)
-SMALL = np.geomspace(1.1e-12, 0.03, 47)
+SMALL = np.geomspace(1.1e-12, 0.0311, 47)
 POINTS = np.concatenate([NEAR, SMALL, -SMALL, [-1e40, -1e12, 1e12, 1e40]])
 # Within it no spelling may overflow; beyond it float32's exponential does.
 SAFE = 80
