@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fxmem.activations.levels import check_widths
+from fxmem.activations.widths import check_widths
 from fxmem.convert import convert as replace
 
 Module = torch.nn.Module

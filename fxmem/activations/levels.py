@@ -7,7 +7,6 @@ both sides (Novikov et al. 2022, arXiv 2202.00441, whose alternating scheme stop
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
 
@@ -15,8 +14,8 @@ from .calculus import Curve
 from .integrals import Integrals, grid
 from .partition import partitions
 from .weight import Weight
+from .widths import WIDTHS, check_widths
 
-WIDTHS = range(1, 9)
 STEPS = 100
 
 
@@ -83,13 +82,6 @@ def fit_widths(
             levels, error = _levels(whole, borders)
             found[count.bit_length() - 1] = Levels(borders, levels, error, even)
     return found
-
-
-def check_widths(widths: Sequence[int]) -> None:
-    """Refuse what is no width of a code."""
-    for bits in widths:
-        if isinstance(bits, bool) or not isinstance(bits, Integral) or bits not in WIDTHS:
-            raise ValueError(f"bits must be 1 to 8; got {bits!r}")
 
 
 def fit_samples(

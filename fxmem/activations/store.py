@@ -21,10 +21,11 @@ import numpy as np
 from . import fits
 from .calculus import is_even, kinks, slope_curve, step_slopes, value_curve
 from .inverse import fit_now
-from .levels import WIDTHS, Levels, check_widths, fit_widths
+from .levels import Levels, fit_widths
 from .table import TABLE, Activation
 from .unbiased import fit_unbiased
 from .weight import Weight
+from .widths import WIDTHS, check_widths
 
 END = 100.0  # FewBit's end of the domain, where no border lies beyond it
 KEY = re.compile(r"(\w+?)(\d\d)-levels")

@@ -10,9 +10,10 @@ import numpy as np
 
 from .calculus import FAR, Curve
 from .integrals import CELLS, grid, quadrature
-from .levels import WIDTHS, Levels, check_widths
+from .levels import Levels
 from .partition import partitions
 from .weight import Weight
+from .widths import WIDTHS, check_widths
 
 SWEEPS, POINTS = 50, 400_001
 BEYOND = 1e6  # a slope that is no larger there is bounded

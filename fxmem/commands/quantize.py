@@ -11,9 +11,10 @@ from zipfile import BadZipFile
 import numpy as np
 
 from fxmem.activations import store as files
-from fxmem.activations.levels import WIDTHS, Levels, fit_widths
+from fxmem.activations.levels import Levels, fit_widths
 from fxmem.activations.unbiased import fit_unbiased
 from fxmem.activations.weight import NAMED, Weight
+from fxmem.activations.widths import WIDTHS
 from fxmem.commands.source import Source, source
 from fxmem.functional.errors import squared_error
 from fxmem.measure.text import aligned

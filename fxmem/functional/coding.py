@@ -11,9 +11,10 @@ import torch
 from fxmem.activations import store as shipped
 from fxmem.activations.calculus import is_even, kinks, slope_curve, step_levels
 from fxmem.activations.inverse import branches
-from fxmem.activations.levels import Levels, check_widths
+from fxmem.activations.levels import Levels
 from fxmem.activations.table import TABLE, Activation
 from fxmem.activations.unbiased import bounds
+from fxmem.activations.widths import check_widths
 
 from .signatures import torch_function, variants
 from .tables import store, table_of
@@ -53,6 +54,7 @@ def check(options: Options) -> None:
         raise ValueError(f"keep must be 'codes' or 'output'; got {keep!r}")
     if keep == "output" and options != Options(keep=keep):
         raise ValueError("keep='output' is exact: bits, borders, levels and unbiased do not apply")
+    check_widths(() if bits is None else (bits,))
     if bits is not None and not (borders is None and levels is None):
         raise ValueError("give either bits, or borders and levels")
     if levels is None and borders is not None:
