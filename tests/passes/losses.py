@@ -65,6 +65,21 @@ def permuted(self, x, labels):
     return F.cross_entropy(self.head(x).permute(0, 2, 1), labels, reduction="none").mean()
 
 
+def time_first(self, x, labels):
+    """What the layer makes is [tokens, batch, classes], the labels are [batch, tokens]."""
+    return F.cross_entropy(self.head(x.transpose(0, 1)).permute(1, 2, 0), labels)
+
+
+def time_first_in_steps(self, x, labels):
+    logits = self.bare(x.transpose(0, 1)).transpose(0, 1).contiguous()
+    return F.cross_entropy(torch.reshape(logits, shape=(-1, CLASSES)), labels.view(-1))
+
+
+def z_loss_in_the_middle(self, x, labels):
+    logits = self.head(x).transpose(1, 2)
+    return F.cross_entropy(logits, labels) + logits.logsumexp(1).square().mean() * 0.1
+
+
 def smoothed(self, x, labels):
     flat = self.head(x).view(-1, CLASSES)
     return F.cross_entropy(flat, labels.view(-1), label_smoothing=0.1)
@@ -91,7 +106,9 @@ ALL = (
     *(z_loss, z_loss_in_place),
     *(transformers, shifted, flattened, by_module, logarithms, product),
     *(classes_in_the_middle, permuted, smoothed, last_token),
+    *(time_first, time_first_in_steps, z_loss_in_the_middle),
 )
 # What make_fx has taken apart: the loss of images, and that with smoothing.
 # And the square of log-sum-exp, which was taken apart with its derivative.
 NOT_IN_ATEN = (classes_in_the_middle, permuted, smoothed, z_loss_in_place)
+NOT_IN_ATEN += (time_first, z_loss_in_the_middle)

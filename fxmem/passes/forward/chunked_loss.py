@@ -15,7 +15,7 @@ from fxmem.compat import hint
 from fxmem.passes.forward.dialect import op
 from fxmem.passes.forward.effects import readers, spans
 from fxmem.passes.forward.emit import emit, erase
-from fxmem.passes.forward.loss_path import SWAPS, moved, why_not
+from fxmem.passes.forward.loss_path import classes_at, moved, same, why_not
 from fxmem.passes.forward.losses import LOG_SOFTMAX, OF_LOGARITHMS, Loss, find_losses, layer
 from fxmem.passes.forward.losses import loss_name as name_of
 from fxmem.passes.forward.nested import called
@@ -84,10 +84,10 @@ def _why_no_loss(loss: Loss) -> str | None:
     logarithms = sum(op(node) in LOG_SOFTMAX for node in path)
     if logarithms != (name_of(loss.call) in OF_LOGARITHMS):
         return "it does not take one log-softmax of the logits"
-    swapped = bool(path) and op(path[0]) in SWAPS
-    if len(above) > 2 and not swapped:
+    at = classes_at(logits)
+    if len(above) > 2 and at != 1:
         return f"the classes are not the last dimension of {logits.name}"
-    rows = (above[0], *above[2:]) if swapped else above[:-1]
+    rows = (*above[:at], *above[at + 1 :])
     return None if list(map(str, rows)) == list(map(str, labels)) else "its target has other rows"
 
 
@@ -113,12 +113,21 @@ def _why_read(loss: Loss, z: ZLoss | None, stretch: dict[fx.Node, int]) -> str |
         return f"{z.nodes[-1].name} adds a z-loss to more than one number"
     if len({stretch[node] for node in (loss.linear, loss.exit, *(z.nodes[:-1] if z else ()))}) > 1:
         return "something is overwritten, or autocast switched, between its layer and the loss"
-    hidden, weight, _ = layer(loss.linear)
+    hidden, weight, bias = layer(loss.linear)
     if loss.linear.kwargs.keys() - {"input", "weight", "bias"}:
         return f"{loss.linear.name} scales its product"
-    sizes = [getattr(weight, "shape", None) or shape_of(weight), shape_of(hidden)]
+    sizes = [_shape(weight), _shape(hidden)]
     flat = sizes[0] is not None and len(sizes[0]) == 2 and sizes[1] is not None
-    return None if flat else "the shapes of what the linear layer reads are not known"
+    if not flat or (bias is not None and _shape(bias) is None):
+        return "the shapes of what the linear layer reads are not known"
+    fits = bias is None or (
+        len(_shape(bias)) == 1 and same(_shape(bias)[0], shape_of(loss.linear)[-1])
+    )
+    return None if fits else f"the bias of {loss.linear.name} is not one number a class"
+
+
+def _shape(read: Any) -> tuple[int | torch.SymInt, ...] | None:
+    return shape_of(read) if isinstance(read, fx.Node) else tuple(read.shape)
 
 
 def _asks(node: fx.Node) -> bool:

@@ -6,6 +6,7 @@ whatever is found here is either dropped or done to the layer's input instead.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,13 +34,32 @@ def why_not(node: fx.Node, classes: int | torch.SymInt, last: bool) -> str | Non
     if shape is None or not isinstance(node.args[0], fx.Node):
         return f"no tracer has noted the shape of {node.name}"
     if name in SWAPS:
-        moved = last and len(shape) == 3 and same(shape[1], classes)
-        return None if moved else f"{node.name} moves the classes elsewhere"
+        at = classes_at(node)
+        taken = at == len(shape) - 1 or (last and len(shape) == 3 and at == 1)
+        return None if taken else f"{node.name} moves the classes elsewhere"
     if name not in SHAPES | {"flatten", "getitem"} | PICKS.keys():
         return f"{node.name} lies between the linear layer and the loss"
     if len(shape) < 2 or not same(shape[-1], classes) or not _keeps_classes(node):
         return f"{node.name} takes the classes of a row apart"
     return None
+
+
+def classes_at(node: fx.Node) -> int | None:
+    """Return where a node puts classes that lay last, None where the graph does not say."""
+    last = len(shape_of(node)) - 1
+    if op(node) not in SWAPS:
+        return last
+    order = _order(node)
+    return order.index(last) if order else None
+
+
+def _order(swap: fx.Node) -> list[int] | None:
+    """Return which dimension of its input each dimension of a swap's value is."""
+    if len(swap.all_input_nodes) > 1:
+        return None
+    # Sizes of a graph may be equal: of what is swapped here no two are.
+    distinct = torch.empty(*range(len(shape_of(swap))), device="meta")
+    return list(_target(swap)(distinct, *swap.args[1:], **swap.kwargs).shape)
 
 
 def same(size: int | torch.SymInt, other: int | torch.SymInt) -> bool:
@@ -74,11 +94,18 @@ def _keeps_classes(node: fx.Node) -> bool:
 def moved(graph: fx.Graph, node: fx.Node, hidden: fx.Node, width: Any) -> fx.Node:
     """Return `hidden` with what a node does to the rows of the logits done to it."""
     name = op(node)
-    if name in CASTS | SWAPS:
+    if name in CASTS:
         return hidden
-    args = list(node.args)
+    if name in SWAPS:
+        order = _order(node)
+        dims = [*(dim for dim in order if dim != max(order)), max(order)]
+        return hidden if dims == sorted(order) else emit(graph, hidden, torch.permute, hidden, dims)
     if name in SHAPES:
-        sizes = args[1] if isinstance(args[1], list | tuple) else args[1:]
+        sizes = [*node.args[1:], *node.kwargs.values()]
+        sizes = sizes[0] if isinstance(sizes[0], list | tuple) else sizes
         return emit(graph, hidden, torch.reshape, hidden, [*sizes[:-1], width])
-    target = getattr(torch.Tensor, node.target) if node.op == "call_method" else node.target
-    return emit(graph, hidden, target, hidden, *args[1:], **node.kwargs)
+    return emit(graph, hidden, _target(node), hidden, *node.args[1:], **node.kwargs)
+
+
+def _target(node: fx.Node) -> Callable:
+    return getattr(torch.Tensor, node.target) if node.op == "call_method" else node.target

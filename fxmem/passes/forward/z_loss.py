@@ -12,12 +12,12 @@ from torch import fx
 
 from fxmem.passes.forward.dialect import op
 from fxmem.passes.forward.effects import readers
-from fxmem.passes.forward.loss_path import CASTS, SHAPES
+from fxmem.passes.forward.loss_path import CASTS, SHAPES, SWAPS, classes_at
 from fxmem.passes.forward.losses import LOG_SOFTMAX, Loss
 from fxmem.passes.forward.traced import shape_of
 
 # What lies between rows and the loss without picking some of them.
-SAME_ROWS = CASTS | SHAPES | LOG_SOFTMAX | {"flatten"}
+SAME_ROWS = CASTS | SHAPES | SWAPS | LOG_SOFTMAX | {"flatten"}
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,9 @@ def _of_rows(node: fx.Node) -> bool:
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     dims = dim if isinstance(dim, list | tuple) else [dim]
     rank = len(shape_of(node.args[0]) or ())
-    keeps = node.args[2:] or node.kwargs.get("keepdim")
-    return rank > 0 and not keeps and [d % rank for d in dims if d is not None] == [rank - 1]
+    if rank == 0 or node.args[2:] or node.kwargs.get("keepdim"):
+        return False
+    return [d % rank for d in dims if d is not None] == [classes_at(node.args[0])]
 
 
 def _followed(node: fx.Node, loss: Loss) -> ZLoss | None:
