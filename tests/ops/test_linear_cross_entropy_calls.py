@@ -51,6 +51,9 @@ REFUSALS = {
     "bias must be [11], one number a class; got [1]": {"bias": torch.ones(1)},
     "class_weight must be [11], one number a class; got [2]": {"class_weight": torch.ones(2)},
     "reduction must be 'mean', 'sum' or 'none'; got 'max'": {"reduction": "max"},
+    "ignore_index must be an integer, which is -100 where no label is ignored; got None": {
+        "ignore_index": None
+    },
     "label_smoothing must be between 0 and 1; got 1.5": {"label_smoothing": 1.5},
     "z_loss must be a finite number of 0 or more; got -1.0": {"z_loss": -1.0},
     "chunk must be a number of rows, or 0; got -1": {"chunk": -1},

@@ -36,6 +36,13 @@ def call(hidden, weight, target, bias, class_weight, reduction) -> None:
     _require(reduction in REDUCTIONS, "reduction", "'mean', 'sum' or 'none'", repr(reduction))
 
 
+def ignored(ignore_index: object) -> None:
+    """Refuse what is no label; torch's schema would say it in its own terms."""
+    whole = isinstance(ignore_index, int | torch.SymInt)
+    wanted = "an integer, which is -100 where no label is ignored"
+    _require(whole, "ignore_index", wanted, repr(ignore_index))
+
+
 def numbers(label_smoothing: float, z_loss: float, chunk: int) -> None:
     """Refuse numbers without a meaning."""
     _require(0 <= label_smoothing <= 1, "label_smoothing", "between 0 and 1", label_smoothing)

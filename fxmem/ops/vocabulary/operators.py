@@ -222,6 +222,7 @@ def linear_cross_entropy(
             are differentiated again.
     """
     refuse_transforms("fxmem.functional.linear_cross_entropy", hidden, weight)
+    checks.ignored(ignore_index)
     return _linear_cross_entropy(
         hidden, weight, target, bias, class_weight, reduction, ignore_index, label_smoothing,
         z_loss, recompute, chunk,
