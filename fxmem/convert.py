@@ -73,8 +73,9 @@ def convert(model: Module, rules: Mapping[Key, Value]) -> Conversion:
               not torch's, such as transformers' activations, is known by what it computes, which
               must be the same in training and evaluation; its attributes are read once, now.
               "output" also fits norms, torch's and those that are written by hand, such as
-              LlamaRMSNorm, which then keep their output, and dict() these, Dropout, AlphaDropout
-              and max pools, which take no other options;
+              LlamaRMSNorm, which then keep their output, so that nothing may overwrite it, as
+              ReLU(inplace=True) would, and dict() these, Dropout, AlphaDropout and max pools,
+              which take no other options;
             - dict(sketch=0.1), or dict(sketch=dict(proj_dim_ratio=…, matmul=…)) with the options of
               `fxmem.nn.RandomizedLinear`, which takes over a torch.nn.Linear's parameters, and
               `fxmem.nn.RandomizedConv1D` those of transformers' Conv1D, as GPT-2 has them. Linear

@@ -3,8 +3,9 @@
 The gradient is exact but for rounding: in half precision its error is at most twice that of torch's
 norm, whatever weight and bias are. Kept are the output, which a linear layer or a convolution that
 follows keeps anyway, 1 / deviation, and the normalised input of those channels whose weight is 0 or
-smaller than the bias / 1.4. They are found at each call; on a GPU, where to count them would wait
-for the device, `fxmem.ops.norms.channels` says how many have a place.
+smaller than the bias / 1.4, or in which elu has rounded too much to its limit: where that input is
+about normal, from a weight of 1.3 on. They are found at each call; on a GPU, where to count them
+would wait for the device, `fxmem.ops.norms.channels` says how many have a place.
 
 Torch's own function is called where there is no gradient to keep anything for, while a compiler
 traces (its cut recomputes norms), under autocast (but for batch_norm: elsewhere nothing else keeps

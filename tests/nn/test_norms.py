@@ -132,6 +132,23 @@ def test_convert():
     assert len(again.changes) == 2
 
 
+def test_what_overwrites_the_output_is_named():
+    net = torch.nn.Sequential(torch.nn.BatchNorm1d(C), torch.nn.ReLU(inplace=True))
+    fxmem.convert(net, {torch.nn.BatchNorm1d: "output"})
+    loss = net(sample("BatchNorm1d")).sum()
+    with pytest.raises(RuntimeError, match="overwritten it in place: make that inplace=False"):
+        loss.backward()
+
+
+def test_a_weight_that_changes_before_the_backward_is_torchs_to_name():
+    norm = nn.LayerNorm(C)
+    loss = norm(sample("LayerNorm")).sum()
+    with torch.no_grad():
+        norm.weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_convert_takes_no_codes():
     net = torch.nn.Sequential(torch.nn.LayerNorm(C))
     found = fxmem.convert(net, {torch.nn.LayerNorm: {"bits": 2}})

@@ -2,6 +2,7 @@
 
 y = x_hat * weight + bias, rounded: x_hat comes back with an error of (|bias| / |weight| + |x_hat|)
 roundings, and not at all where the weight is 0. Of such channels x_hat is kept beside the output.
+So it is of those that an activation has rounded to its limit: see `saturation`.
 
 How many there are is looked up at every call on a CPU, where a look costs nothing. Elsewhere a look
 would wait for the device: there the number of places is known beforehand, and the worst channels
@@ -13,6 +14,7 @@ channel without a place x_hat follows from the output all the same, with more ro
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -22,6 +24,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 # Of |bias| / |weight|: up to here the error of a weight's gradient in half precision is at most
 # twice that of x_hat itself, whatever the gradient is: sqrt(1 + 1 + 1.4^2) < 2.
 LARGEST_SHIFT = 1.4
+# Of the error that elu's output leaves in x_hat, the root mean square over a channel, in roundings
+# of elu's limit: plain's gradient has two roundings in half precision, of 0.2 eps each, and this is
+# 0.14 eps, or less as the gradient lies along x_hat: (3.4 * 0.14)^2 < (2^2 - 1) * 2 * 0.2^2.
+LARGEST_BLUR = 3.4
 # The least weight to divide by: the square of what it becomes must not become infinite.
 LEAST_WEIGHT = 2.0**-40
 # Channels beyond this shift get places, and as many more, since weights move between two looks.
@@ -35,6 +41,20 @@ def lost(
     """Return a bool for each element: whether it is below `least`, or below |bias| / shift."""
     limit = least if bias is None else (bias.abs() / shift).clamp_min_(least)
     return weight.abs() < limit
+
+
+def saturation(y: torch.Tensor) -> torch.Tensor:
+    """Return the bias, [C], that would err in x_hat as much as y, [N, C, *], taken from elu(y).
+
+    Below 0 elu's output is rounded by a part of its limit times 1 - exp(y), and y changes exp(-y)
+    times as much: by expm1(-y) roundings, whose root mean square over a channel is looked at. So
+    few elements, or only one, that are far below 0 count by what they do. Overwrites y.
+    """
+    wide = torch.promote_types(y.dtype, torch.float32)
+    others = [dim for dim in range(y.dim()) if dim != 1]
+    errors = y.clamp_(max=0).neg_().expm1_()
+    total = torch.linalg.vector_norm(errors, dim=others, dtype=wide)
+    return total * (LARGEST_SHIFT / LARGEST_BLUR / math.sqrt(y.numel() / y.shape[1]))
 
 
 @functools.cache

@@ -73,13 +73,34 @@ def _by_channels(
     grad: torch.Tensor, norm: BatchNorm, wanted: list[bool], affine: Affine, kept: Kept
 ) -> Tensors:
     """Of a batch norm torch's kernel undoes the affine map too: mean and deviation are as many."""
-    grad, y = norm.deactivate(grad, kept.output)
+    before, (grad, y) = grad, norm.deactivate(grad, kept.output)
     mean = torch.zeros_like(kept.rstd) if affine.bias is None else affine.bias
     divisor = _divisor(affine, kept)
     if kept.at is not None:
-        y = y.clone().index_copy_(1, kept.at, kept.side.view(len(y), -1, *y.shape[2:]).to(y.dtype))
+        x_hat = kept.side.view(len(y), -1, *y.shape[2:]).to(y.dtype)
+        y = y.clone().index_copy_(1, kept.at, x_hat)
+        grad = _from_side(before, grad, norm, affine, kept.at, x_hat)
         mean, divisor = mean.index_fill(0, kept.at, 0), divisor.index_fill(0, kept.at, 1)
     return norm.backward(grad, y, affine.weight, kept.rstd, wanted, mean, divisor)
+
+
+def _from_side(
+    grad: torch.Tensor,
+    found: torch.Tensor,
+    norm: BatchNorm,
+    affine: Affine,
+    at: torch.Tensor,
+    x_hat: torch.Tensor,
+) -> torch.Tensor:
+    """Return `found`, the gradient before the activation, with the channels `at` from x_hat."""
+    if norm.activation[0] != "elu":  # of others the sign says it all
+        return found
+    weight, bias = (t if t is None else t[at].view(-1, *[1] * (x_hat.dim() - 2)) for t in affine)
+    y = x_hat if weight is None else x_hat * weight
+    y = y if bias is None else y + bias
+    of_elu = (norm.activation[1], 1, 1, False)
+    picked = grad.index_select(1, at).to(y.dtype)
+    return found.index_copy_(1, at, torch.ops.aten.elu_backward(picked, *of_elu, y))
 
 
 def _divisor(affine: Affine, kept: Kept) -> torch.Tensor:

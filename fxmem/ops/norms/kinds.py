@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from .channels import saturation
+
 aten = torch.ops.aten
 Tensors = tuple[torch.Tensor | None, ...]
 
@@ -34,6 +36,15 @@ class Norm:
     def activate(self, y: torch.Tensor) -> torch.Tensor:
         """Return what follows the norm and belongs to it."""
         return y
+
+    def watched(
+        self, weight: torch.Tensor | None, bias: torch.Tensor | None, y: torch.Tensor
+    ) -> Tensors:
+        """Return weight and bias as they tell the channels whose x_hat the output lacks.
+
+        Overwrites y, the norm's value before the activation, unless the two are one.
+        """
+        return weight, bias
 
     def selected(
         self, x: torch.Tensor, mean: torch.Tensor | None, rstd: torch.Tensor, at: torch.Tensor
@@ -132,6 +143,13 @@ class BatchNorm(Norm):
 
     def activate(self, y: torch.Tensor) -> torch.Tensor:
         return activate(y, self.activation)
+
+    def watched(self, weight, bias, y) -> Tensors:
+        if self.activation[0] != "elu":
+            return weight, bias
+        limit = saturation(y)
+        weight = torch.ones_like(limit) if weight is None else weight
+        return weight, limit if bias is None else torch.maximum(bias.abs(), limit)
 
     def deactivate(self, grad: torch.Tensor, output: torch.Tensor) -> Tensors:
         """Return the gradient before the activation, and the norm's own output."""

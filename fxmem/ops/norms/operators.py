@@ -23,6 +23,12 @@ SECOND = (
     "kept. Use torch's norm, or keep='input', where gradients are differentiated again."
 )
 
+OVERWRITTEN = (
+    "a norm keeps its output for the backward, and what follows has overwritten it in place: make "
+    "that inplace=False, as in ReLU(inplace=False), or let this norm keep its input; "
+    "fxmem.transform leaves such norms as they are"
+)
+
 
 @overridable
 def layer_norm(
@@ -149,20 +155,30 @@ class _FromOutput(torch.autograd.Function):
         norm: Norm,
     ) -> torch.Tensor:
         y, mean, rstd = norm.forward(input, weight, bias)
-        at = channels.kept(weight, bias, y.dtype)
+        output = norm.activate(y)
+        at = channels.kept(*norm.watched(weight, bias, y), y.dtype)
         at = None if at is None or at.numel() == 0 else at
         side = None if at is None else norm.selected(input, mean, rstd, at)
-        output = norm.activate(y)
         ctx.save_for_backward(weight, bias, output, rstd, at, side)
         ctx.norm = norm
         return output
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        weight, bias, *kept = ctx.saved_tensors
+        weight, bias, *kept = _saved(ctx)
         wanted = list(ctx.needs_input_grad[:3])
         given = (grad, ctx.norm, wanted, weight, bias, *kept)
         return *undifferentiable(gradients, SECOND, *given), None
+
+
+def _saved(ctx) -> tuple[torch.Tensor | None, ...]:
+    """Return what was saved; torch knows which of it was overwritten, but not what to do."""
+    try:
+        return ctx.saved_tensors
+    except RuntimeError as error:
+        if f"output 0 of {_FromOutput.__name__}" in str(error):
+            raise RuntimeError(OVERWRITTEN) from error
+        raise
 
 
 FUNCTIONS: dict[str, Callable] = {
