@@ -136,7 +136,7 @@ def test_what_overwrites_the_output_is_named():
     net = torch.nn.Sequential(torch.nn.BatchNorm1d(C), torch.nn.ReLU(inplace=True))
     fxmem.convert(net, {torch.nn.BatchNorm1d: "output"})
     loss = net(sample("BatchNorm1d")).sum()
-    with pytest.raises(RuntimeError, match="overwritten it in place: make that inplace=False"):
+    with pytest.raises(RuntimeError, match="inplace operation that follows: say inplace=False"):
         loss.backward()
 
 

@@ -24,9 +24,9 @@ SECOND = (
 )
 
 OVERWRITTEN = (
-    "a norm keeps its output for the backward, and what follows has overwritten it in place: make "
-    "that inplace=False, as in ReLU(inplace=False), or let this norm keep its input; "
-    "fxmem.transform leaves such norms as they are"
+    "a norm keeps its output for the backward, and that has been modified by an inplace operation "
+    "that follows: say inplace=False there, as in ReLU(inplace=False), or let this norm keep its "
+    "input; fxmem.transform leaves such norms as they are"
 )
 
 
