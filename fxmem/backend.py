@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxmem.plan import Plan
+from fxmem import history
 from fxmem.policy import OPTIONS, Policy, PolicyError, unknown
 
 INNER = ("inductor", "aot_eager")
@@ -40,7 +40,9 @@ def fxmem(
         isinstance(value, torch.Tensor) and value.requires_grad
         for value in (*example_inputs, *gm.parameters())
     )
-    rewritten = rewrite_asked(gm, policy) if trains else Plan()
+    rewritten = rewrite_asked(gm, policy, trains)
+    if rewritten.notes and not trains:
+        history.record(rewritten)  # of what is not differentiated the partitioner is not asked
     partitioner = Partitioner(policy, rewritten, donates=inner == "inductor")
     if inner != "inductor":
         return _without_inductor(gm, example_inputs, partitioner, inner)

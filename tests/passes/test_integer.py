@@ -13,10 +13,10 @@ from fxmem.measure import kept
 from fxmem.passes.forward.asked import rewrite_asked
 from fxmem.passes.graph import stable_text
 from fxmem.plan import Refusal, Site
-from fxmem.policy import PolicyError
 
 from .dialects import DIALECTS, symbolic
 
+END = "the {} layer of this graph stays as it is, without the option first_and_last"
 METHODS = ("int8", "wageubn8", "dorefa:1,2,32", "binarynet", "xnor", "bwn")
 
 
@@ -60,6 +60,11 @@ def asked(method, **options):
 
 def parameters(model):
     return [p for p in model.parameters() if p.requires_grad]
+
+
+def refusals(gm):
+    found = [e for e in fxmem.report(gm).entries if e.rule == "integer"]
+    return {e.residual.module: e.why for e in found if isinstance(e, Refusal)}
 
 
 def same_step(run, wanted, model, x):
@@ -148,43 +153,6 @@ def test_first_and_last_if_asked_for():
     assert all(p.grad is not None for p in parameters(model))
 
 
-def refusals(gm):
-    found = [e for e in fxmem.report(gm).entries if e.rule == "integer"]
-    return {e.residual.module: e.why for e in found if isinstance(e, Refusal)}
-
-
-def test_the_ends_are_named():
-    gm = fxmem.transform(symbolic(Perceptron()), asked("xnor"))
-    assert refusals(gm) == {
-        "first": "the first layer stays as it is",
-        "last": "the last layer stays as it is",
-    }
-
-
-MIDDLES = {
-    "transposed": (nn.ConvTranspose2d(4, 4, 3), "it is transposed, or pads with more than zeros"),
-    "reflected": (
-        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
-        "it is transposed, or pads with more than zeros",
-    ),
-    "same": (
-        nn.Conv2d(4, 4, 2, padding="same"),
-        "padding must be numbers, 'valid' or an even 'same'; got 'same'",
-    ),
-    "volumes": (
-        nn.Conv3d(4, 4, 3),
-        "its weight is not known to be of a linear layer or a convolution of 1 or 2 dimensions",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", MIDDLES)
-def test_refused(name):
-    middle, why = MIDDLES[name]
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), middle, nn.Conv2d(4, 3, 1))
-    assert refusals(fxmem.transform(symbolic(model), asked("int8")))["1"] == why
-
-
 def test_conv1d():
     model = nn.Sequential(nn.Conv1d(3, 4, 1), nn.Conv1d(4, 4, 3, 2, 1), nn.Conv1d(4, 3, 1))
     x = torch.randn(2, 3, 9)
@@ -195,16 +163,32 @@ def test_conv1d():
     assert torch.equal(gm(x), model[2](middle))
 
 
-def test_frozen_layers_stay():
-    model = Perceptron()
-    model.middle.requires_grad_(False)
-    gm = fxmem.transform(symbolic(model), asked("int8"))
-    assert not [n for n in gm.graph.nodes if "fxmem" in str(n.target)]
+def test_frozen_layers_compute_and_count_as_the_others():
+    """All of them; and the first layer is the model's, not the first of those that are trained."""
+    for frozen in ("", "first", "middle"):
+        model = Perceptron()
+        model.get_submodule(frozen).requires_grad_(False)
+        gm, x = fxmem.transform(symbolic(model), asked("int8")), torch.randn(6, 8)
+        assert torch.equal(gm(x), model.expected(x, "int8"))
+        assert refusals(gm).keys() == {"first", "last"}
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_compiled_for_use_alone(mode):
+    """A model that is not trained, or not now, computes in the integers it was trained in."""
+    torch._dynamo.reset()
+    model, x = Perceptron().requires_grad_(mode is not torch.enable_grad), torch.randn(6, 8)
+    options = {**asked("binarynet"), "inner": "aot_eager"}
+    with mode():
+        y = torch.compile(model, backend="fxmem", options=options)(x)
+        assert torch.equal(y, model.expected(x, "binarynet"))
+    report = str(fxmem.last_report())
+    assert "1 x linear: integer, binarynet" in report and "fxmem (bounded)" in report
 
 
 def test_a_model_without_layers_is_told():
     gm = fxmem.transform(symbolic(lambda x: F.gelu(x)), asked("int8"))
-    sentence = "integer: no linear layer or convolution is trained here"
+    sentence = "integer: no linear layer or convolution is here"
     assert sentence in str(fxmem.report(gm))
     plan = rewrite_asked(symbolic(lambda x: F.gelu(x)), fxmem.Policy(**asked("int8")))
     assert sentence in plan.notes and plan.rewritten == "exact"
@@ -213,34 +197,5 @@ def test_a_model_without_layers_is_told():
 def test_compiled_notes_say_what_became_of_the_layers():
     plan = rewrite_asked(symbolic(Perceptron()), fxmem.Policy(**asked("xnor")))
     assert "1 x linear: integer, xnor: its input kept in at most 2 bits" in plan.notes
-    assert "1 x linear: kept: the last layer stays as it is" in plan.notes
+    assert f"1 x linear: kept: {END.format('last')}" in plan.notes
     assert plan.rewritten == "bounded"
-
-
-def test_autocast_of_fixed_point_is_refused():
-    model, x = Perceptron(), torch.randn(6, 8)
-
-    def run(x):
-        with torch.autocast("cpu", torch.bfloat16):
-            return model(x)
-
-    torch._dynamo.reset()
-    gm = fxmem.transform(DIALECTS["dynamo"](run, x), asked("wageubn8", first_and_last=True))
-    assert set(refusals(gm).values()) == {
-        "wageubn8 computes on grids that torch.bfloat16 would round"
-    }
-
-
-@pytest.mark.parametrize(
-    ("value", "sentence"),
-    [
-        ("int4", r"rules\['integer'\]\['method'\] must be int8, .* got 'int4'"),
-        ("dorefa:9,2,6", r"W and A from 1 to 8 and G from 1 to 8 or 32, got 'dorefa:9,2,6'"),
-        (True, r"rules\['integer'\] must be False, a method or a dict of its options"),
-        ({"first_and_last": True}, r"rules\['integer'\] needs a method"),
-        ({"method": "int8", "last": 1}, "unknown option of rule 'integer' 'last'"),
-    ],
-)
-def test_bad_options(value, sentence):
-    with pytest.raises(PolicyError, match=sentence):
-        fxmem.Policy(rules={"integer": value})

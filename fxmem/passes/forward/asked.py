@@ -14,18 +14,22 @@ from fxmem.plan import Plan, Refusal, Site, weakest
 from fxmem.policy import Policy
 
 
-def rewrite_asked(gm: fx.GraphModule, policy: Policy) -> Plan:
+def rewrite_asked(gm: fx.GraphModule, policy: Policy, trains: bool = True) -> Plan:
     """Rewrite a graph's losses, and its activations by the rules that `policy` asks for.
+
+    Where nothing is trained, only what a model was trained with and must compute there too:
+    integers.
 
     Returns: notes, in a sentence each what became of them, beside what eager keeps for them, and
     the weakest guarantee. What a compiler's cut would have kept is another matter: `fxmem.explain`
     has that.
     """
-    rules = [rule for rule in RULES if policy.allows(rule.name)]
-    notes = tuple(noted(gm)) if policy.asks(NAME) else ()
+    rules = [rule for rule in RULES if trains and policy.allows(rule.name)]
+    notes = tuple(noted(gm)) if trains and policy.asks(NAME) else ()
     layers = integer.rewrite_layers(gm, policy) if policy.asks(integer.NAME) else []
-    notes += tuple(note for plan in layers for note in plan.notes)
-    entries = [entry for plan in layers for entry in plan.entries] + _losses(gm, policy)
+    notes += tuple(note for plan in layers for note in plan.notes if trains)
+    entries = [entry for plan in layers for entry in plan.entries]
+    entries += _losses(gm, policy) if trains else []
     # To look for activations takes time.
     plans = rewrite(gm, rules, policy) if rules else []
     entries += [entry for plan in plans for entry in plan.entries]

@@ -1,5 +1,6 @@
 """linear(x) and conv(x) -> fxmem's, of integers: the codes that are multiplied are what is kept.
 
+Whether a layer is trained makes no difference: what was trained in integers is used in integers.
 The first layer and the last stay as they are unless `first_and_last` is asked for. A method's own
 activation (DoReFa's clip, a sign) belongs to its layer; norms and activations between stay.
 """
@@ -22,7 +23,6 @@ from fxmem.passes.forward.dialect import module_of, op
 from fxmem.passes.forward.emit import erase
 from fxmem.passes.forward.nested import called
 from fxmem.passes.forward.traced import dtype_of, shape_of, traced
-from fxmem.passes.forward.uses import differentiable
 from fxmem.passes.graph import ORIGIN, module_path
 from fxmem.plan import Plan, Refusal, Residual, Site
 from fxmem.policy import Policy
@@ -32,6 +32,8 @@ STEPS = ("stride", "padding", "dilation")
 NAMES = ("input", "weight", "bias", *STEPS, "groups")
 ATEN = (*NAMES[:-1], "transposed", "output_padding", "groups")  # aten.convolution's
 LAYERS = ("linear", "conv1d", "conv2d", "convolution")
+# Of this graph: that it is part of a model, behind a break or compiled by itself, nothing says.
+END = "the {} layer of this graph stays as it is, without the option first_and_last"
 FIXED = "wageubn"  # methods on grids that half precision would round
 Found = list[tuple[fx.GraphModule, fx.Node]]
 
@@ -42,42 +44,36 @@ def rewrite_layers(gm: fx.GraphModule, policy: Policy) -> list[Plan]:
     Returns: what was decided, in one plan.
     """
     layers = list(_layers(gm))
-    ends = {0: "the first layer", len(layers) - 1: "the last layer"}
+    ends = {0: "first", len(layers) - 1: "last"}
     ends = {} if policy.option(NAME, "first_and_last", False) else ends
     method, entries = policy.option(NAME, "method", None), []
     for place, (owner, node) in enumerate(layers):
-        why = f"{ends[place]} stays as it is" if place in ends else _why_not(node, method)
+        why = END.format(ends[place]) if place in ends else _why_not(node, method)
         entries.append(_entry(node, method, why))
         if why is None:
             _replace(owner.graph, node, method)
     for owner in {id(owner): owner for owner, _ in layers}.values():
         owner.graph.lint()
         owner.recompile()
-    notes = () if layers else (f"{NAME}: no linear layer or convolution is trained here",)
+    notes = () if layers else (f"{NAME}: no linear layer or convolution is here",)
     return [Plan(tuple(entries), notes)]
 
 
 def _layers(gm: fx.GraphModule) -> Iterator[tuple[fx.GraphModule, fx.Node]]:
-    """Yield the trained layers in the order in which they are called, each once."""
-    wanted, inner, seen = differentiable(gm.graph), set(called(gm)), set()
+    """Yield the layers in the order in which they are called, each once."""
+    inner, seen = set(called(gm)), set()
     for node in list(gm.graph.nodes):
         target = node.target if node.op == "call_module" else None
         target = node.args[0].target if _is_region(node) else target
         if target in inner and target not in seen:
             seen.add(target)
             yield from _layers(gm.get_submodule(target))
-        elif op(node) in LAYERS and _trains(node, wanted):
+        elif op(node) in LAYERS:
             yield gm, node
 
 
 def _is_region(node: fx.Node) -> bool:
     return node.op == "call_function" and getattr(node.target, "__name__", "") == "invoke_subgraph"
-
-
-def _trains(node: fx.Node, wanted: set[fx.Node]) -> bool:
-    if node.op == "call_module":
-        return module_of(node).weight.requires_grad
-    return _given(node)["weight"] in wanted
 
 
 def _given(node: fx.Node) -> dict[str, Any]:
