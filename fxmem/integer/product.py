@@ -73,4 +73,5 @@ def product(a: Term, b: Term, dtype: torch.dtype) -> torch.Tensor:
         total += a.zero * (_sums(b.codes, 0, dtype) + b.zero * a.codes.size(1))
     if a.scale.dim() == b.scale.dim() == 0:
         return total.mul_(a.scale * b.scale)
-    return total.mul_(a.scale).mul_(b.scale)
+    # An error's scale, which may be huge, is a's: the sum times it alone may be infinite.
+    return total.mul_(b.scale).mul_(a.scale)

@@ -122,4 +122,5 @@ def weight_gradient(
 
 
 def _columns(scale: torch.Tensor) -> torch.Tensor:
-    return scale if scale.dim() == 0 else scale.reshape(1, -1)
+    """A scale of the last dimension as one a column; a single one, of a batch of 1, as one of all."""
+    return scale.reshape(()) if scale.numel() == 1 else scale.reshape(1, -1)

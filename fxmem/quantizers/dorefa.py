@@ -113,7 +113,8 @@ class Gradient(Quantizer):
     def encode(self, x, generator=None):
         top = largest(x, keep=0)
         levels = 2**self.bits - 1
-        unit = (x / (2 * _divisor(top))).add_(0.5)
+        ratio = x / _divisor(top)  # and half of that: twice the largest may be infinite
+        unit = torch.add(ratio.new_full((), 0.5), ratio, alpha=0.5, out=ratio)
         if self.stochastic:
             unit.add_(uniform(x, generator).sub_(0.5).div_(levels))
         return unit.clamp_(0, 1).mul_(levels).round_(), top

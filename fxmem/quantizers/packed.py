@@ -33,7 +33,7 @@ GRIDS: dict[str, Callable[[torch.Tensor, Scale, int], torch.Tensor]] = {
     "flagged": _flagged,
     "unit": lambda codes, scale, bits: codes.div_(_levels(bits)),
     "symmetric": lambda codes, scale, bits: codes.div_(_levels(bits)).mul_(2).sub_(1),
-    "centred": lambda codes, scale, bits: codes.div_(_levels(bits)).sub_(0.5).mul_(2 * scale),
+    "centred": lambda codes, scale, bits: codes.div_(_levels(bits) / 2).sub_(1).mul_(scale),
     "sign": lambda codes, scale, bits: codes.mul_(2).sub_(1).mul_(scale),
 }
 

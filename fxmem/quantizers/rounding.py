@@ -47,6 +47,8 @@ def magnitude(x: torch.Tensor) -> torch.Tensor:
 
 def uniform(x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
     """Numbers in [0, 1) in x's shape, dtype and device, drawn from `generator`."""
+    if generator is None:  # an overload for compilers, of any batch size; the numbers are the same
+        return torch.rand_like(x, memory_format=torch.contiguous_format)
     return torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=generator)
 
 
