@@ -58,6 +58,7 @@ class Absmax(Quantizer):
         size = [x.size(d) if d in kept else 1 for d in range(x.dim())]
         rest = math.prod(n for d, n in enumerate(x.shape) if d not in kept)
         shape = (rest, math.prod(size)) if by_column else (math.prod(size), rest)
+        factor = factor if x.numel() else None
         seed = torch.randint(*SEEDS, (1,), device=x.device) if self.stochastic else None
         levels = 2 ** (self.bits - 1) - 1
         codes, scale = absmax(x.reshape(shape), factor, by_column, levels, seed)

@@ -8,6 +8,8 @@ their products read the signs unpacked.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -30,12 +32,17 @@ def _signs(bits: torch.Tensor, size, dtype: torch.dtype) -> torch.Tensor:
     return ops.lookup(bits, (-1.0, 1.0), 1, tuple(size), stride, dtype)
 
 
+def _one(magnitude: torch.Tensor) -> torch.Tensor:
+    """The scale of signs alone, 0-dimensional: 1, but NaN where what had no sign was a NaN."""
+    return magnitude.new_ones(()).masked_fill_(magnitude.isnan().any(), math.nan)
+
+
 def _filters(weight: torch.Tensor, method: BinaryMethod, dtype: torch.dtype):
     """The weight's signs in bits, and its scale, 0-dimensional or one a filter in dimension 0."""
     bits, _, magnitude = signs(weight.to(dtype).flatten(1))
     if isinstance(method.weight, XnorWeight):
         return bits, magnitude.view(-1, *(1 for _ in weight.shape[1:]))
-    return bits, magnitude.new_ones(())
+    return bits, _one(magnitude)
 
 
 def _words(x: torch.Tensor, bits: torch.Tensor, groups: int) -> torch.Tensor:
@@ -55,13 +62,14 @@ def _pairs(x, weight, bits, window: Window) -> list[tuple[torch.Tensor, torch.Te
 
 def _outputs(x, weight, bits, k, alpha, window: Window) -> torch.Tensor:
     """The scaled sums of products of signs, [outputs, out]; x and weight are channels-last."""
-    pairs, n = _pairs(x, weight, bits, window), weight[0].numel()
+    pairs, n = _pairs(x, weight, bits, window), math.prod(weight.shape[1:])
     padded = not isinstance(window, Dense) and any(window.padding)
     if k.dtype == torch.float32 and window.groups == 1 and not padded:
         return scaled_xnor_mm(*pairs[0], n, k.reshape(-1), alpha.reshape(-1))
     sums = joined([xnor_mm(*pair, n) for pair in pairs], 1)
     if padded:
-        sums.view(x.size(0), -1, weight.size(0)).add_(_padding(x, weight, window))
+        taken = _padding(x, weight, window)
+        sums.view(x.size(0), *taken.shape).add_(taken)
     lead = k if k.dim() == 0 else _each(k, window, weight).flatten(0, -2)
     return sums.to(k.dtype).mul_(lead).mul_(alpha if alpha.dim() == 0 else alpha.reshape(-1))
 
@@ -78,10 +86,10 @@ def _scale(magnitude: torch.Tensor, x: torch.Tensor, window: Window) -> torch.Te
     """XNOR-Net's K, [lead..., groups], of the mean |x| of each place and group."""
     if isinstance(window, Dense):
         return magnitude.view(*x.shape[:-1], 1)
-    images = magnitude.view(*x.shape[:-1], -1).permute(0, 3, 1, 2)
+    images = magnitude.view(*x.shape[:-1], window.groups).permute(0, 3, 1, 2)
     steps = window.kernel, window.stride, window.padding, window.dilation
     k = input_scale(images.flatten(0, 1).unsqueeze(1), *steps)
-    return k.view(x.size(0), -1, *k.shape[2:]).permute(0, 2, 3, 1).contiguous()
+    return k.view(x.size(0), window.groups, *k.shape[2:]).permute(0, 2, 3, 1).contiguous()
 
 
 def _each(k: torch.Tensor, window: Window, weight: torch.Tensor) -> torch.Tensor:
@@ -102,12 +110,13 @@ def codes(x, window, name):
     """What is kept of an input: its signs, XNOR-Net's K, the mask; of real inputs nothing."""
     method, x = BINARY[name], x.contiguous()
     wide = torch.promote_types(x.dtype, torch.float32)
-    one = x.new_ones((), dtype=wide)
     if not method.signs:
         none = x.new_empty(0, dtype=torch.uint8)
-        return none, one, none.clone()
-    bits, mask, magnitude = signs(x.to(wide).reshape(-1, x.size(-1) // window.groups))
-    return bits, _scale(magnitude, x, window) if method.scaled else one, mask
+        return none, x.new_ones((), dtype=wide), none.clone()
+    rows = math.prod(x.shape[:-1]) * window.groups
+    bits, mask, magnitude = signs(x.to(wide).reshape(rows, x.size(-1) // window.groups))
+    scale = _scale(magnitude, x, window) if method.scaled else _one(magnitude)
+    return bits, scale, mask
 
 
 def layer(x, weight, bias, geometry, name):

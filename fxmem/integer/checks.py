@@ -29,10 +29,10 @@ def conv2d(
         require(right, op, name, f"2 numbers of at least {least}", list(pair))
     divides = groups >= 1 and weight.size(0) % groups == 0
     require(divides, op, "groups", f"a divisor of {weight.size(0)} outputs", groups)
-    require(x.dim() == 4, op, "x", "of 4 dimensions", x.dim())
+    require(x.dim() in (3, 4), op, "x", "of 4 dimensions, or of 3 without a batch", x.dim())
     wanted = weight.size(1) * groups
-    require(x.size(1) == wanted, op, "x", f"of {wanted} channels", tuple(x.shape))
-    _reach(op, x.shape[2:], weight.shape[2:], pairs[1], pairs[2])
+    require(x.size(-3) == wanted, op, "x", f"of {wanted} channels", tuple(x.shape))
+    _reach(op, x.shape[-2:], weight.shape[2:], pairs[1], pairs[2])
 
 
 def _reach(op: str, sizes: Sequence[int], kernel: Sequence[int], padding, dilation) -> None:

@@ -38,7 +38,7 @@ def conv2d(
 ) -> torch.Tensor:
     """F.conv2d in the integers of a method, forward and backward, as `linear`.
 
-    x is [batch, in, height, width]; the result's memory is channels-last. Raises ValueError for
+    x is [batch, in, height, width] or has no batch; the result's memory is channels-last. Raises ValueError for
     padding in words other than "valid" and an even "same". Each group is a product of its own.
     """
     steps = geometry(weight, stride, padding, dilation, groups)
@@ -60,7 +60,7 @@ def conv1d(
         value = given.get(name, still)
         if not isinstance(value, str):
             given[name] = (still, *((value,) if isinstance(value, int) else value))
-    return conv2d(x.unsqueeze(2), weight.unsqueeze(2), bias, **given).squeeze(2)
+    return conv2d(x.unsqueeze(-2), weight.unsqueeze(-2), bias, **given).squeeze(-2)
 
 
 def operator_of(method: str, layer: str) -> Operator:

@@ -12,7 +12,7 @@ from fxmem.ops.layout import contiguous_stride
 from fxmem.quantizers import Quantizer
 from fxmem.quantizers.packed import GRIDS
 from fxmem.quantizers.rounding import widened
-from fxmem.quantizers.wageubn import Flag
+from fxmem.quantizers.wageubn import AllDirect, Flag
 
 from .absmax import Absmax
 from .product import Term
@@ -42,6 +42,9 @@ class Operand:
         codes, scale = quantizer.encode(widened(x.detach()).contiguous())
         stored = storage.store(codes, quantizer.bits, quantizer.signed)
         given = codes.new_ones(()) if scale is None else scale
+        if scale is None or isinstance(quantizer, AllDirect):
+            # Such a scale follows no data: a NaN would be stored as a number and train on, unseen.
+            given = given + 0 * codes.sum()
         return cls(stored, given, quantizer, tuple(x.shape))
 
     def integers(self) -> torch.Tensor:

@@ -6,7 +6,7 @@ the codes would be kept once a layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from .window import Dense, window_of
 Operator = torch._ops.OpOverload
 SECOND = "its gradient is that of a rounding, which has no second derivative. Detach it"
 CODES = "codes of a layer's input have no derivative: its layer has. Detach it"
+ROWS, IMAGES = 2, 4  # the dimensions of inputs that have a batch
 KEPT = "Tensor codes, Tensor scale, Tensor mask"
 GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, "
 
@@ -48,40 +49,45 @@ def define_layers(kind: Kind) -> tuple[Operator, Operator]:
     """Make `fxmem::{kind}_linear` and `fxmem::{kind}_conv2d`, and `..._codes` of their inputs."""
 
     def linear_codes(x, method):
-        return kind.codes(x, Dense(), method)
+        return kind.codes(_batch(x, ROWS), Dense(), method)
 
     def linear(x, weight, bias, method):
         checks.linear(f"{kind.name}_linear", x, weight, bias)
-        return kind.layer(x, weight, bias, (), method)
+        y, *kept = kind.layer(_batch(x, ROWS), weight, bias, (), method)
+        return _as(x.dim(), y), *kept
 
-    def linear_backward(grad, *args):
+    def linear_backward(grad, x, *args):
         *kept, weight, size, method, wants_x, wants_weight = args
-        wants = wants_x, wants_weight
-        return kind.gradients(grad, kept, weight, list(size), (), method, wants)
+        x = _batch(x, ROWS) if kind.keeps_input(method) and wants_weight else x
+        given = _size(size, ROWS), (), method, (wants_x, wants_weight)
+        x_grad, w_grad = kind.gradients(_batch(grad, ROWS), (x, *kept), weight, *given)
+        return _as(len(size), x_grad) if wants_x else x_grad, w_grad
 
     def conv2d_codes(x, weight, *given):
         *geometry, method = given
         window = window_of(channels_last(weight), geometry)
-        return kind.codes(channels_last(x), window, method)
+        return kind.codes(channels_last(_batch(x, IMAGES)), window, method)
 
     def conv2d(x, weight, bias, *given):
         *geometry, method = given
         checks.conv2d(f"{kind.name}_conv2d", x, weight, bias, geometry)
-        y, *kept = kind.layer(channels_last(x), channels_last(weight), bias, geometry, method)
-        return _first(y), *kept
+        images = channels_last(_batch(x, IMAGES))
+        y, *kept = kind.layer(images, channels_last(weight), bias, geometry, method)
+        return _as(x.dim(), _first(y)), *kept
 
     def conv2d_backward(grad, x, *args):
         *args, wants_x, wants_weight = args
         *kept, weight, size, stride, padding, dilation, groups, method = args
-        batch, channels, high, wide = size
-        x = channels_last(x) if kind.keeps_input(method) and wants_weight else x
+        batch, channels, high, wide = _size(size, IMAGES)
+        grad, real = _batch(grad, IMAGES), kind.keeps_input(method) and wants_weight
+        x = channels_last(_batch(x, IMAGES)) if real else x
         given = [batch, high, wide, channels], (stride, padding, dilation, groups), method
         wants = wants_x, wants_weight
         x_grad, w_grad = kind.gradients(
             channels_last(grad), (x, *kept), channels_last(weight), *given, wants
         )
         return (
-            _as_given(x_grad, grad) if wants_x else x_grad,
+            _as(len(size), _as_given(x_grad, grad)) if wants_x else x_grad,
             _first(w_grad) if wants_weight else w_grad,
         )
 
@@ -89,6 +95,21 @@ def define_layers(kind: Kind) -> tuple[Operator, Operator]:
         _define(kind, "linear", "", linear_codes, linear, linear_backward),
         _define(kind, "conv2d", GEOMETRY, conv2d_codes, conv2d, conv2d_backward),
     )
+
+
+def _batch(x: torch.Tensor, rank: int) -> torch.Tensor:
+    """A layer's input, with a batch of one where it has none."""
+    return x.unsqueeze(0) if x.dim() < rank else x
+
+
+def _size(size: Sequence[int], rank: int) -> list[int]:
+    """The size of that, of the input's."""
+    return [1, *size] if len(size) < rank else list(size)
+
+
+def _as(dims: int, x: torch.Tensor) -> torch.Tensor:
+    """What was computed, without a batch where the input of so many dimensions had none."""
+    return x.squeeze(0) if dims < x.dim() else x
 
 
 def _first(x: torch.Tensor) -> torch.Tensor:
@@ -149,13 +170,14 @@ def _setup(keeps_input: Callable[[str], bool]) -> Callable:
 
 
 def _deriver(name: str) -> Callable:
-    def derive(ctx, grad, *others):
+    def derive(ctx, grad, *_):
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         call = getattr(torch.ops.fxmem, f"{name}_backward")
         given = ctx.size, *ctx.given, wants_x, wants_weight
         x_grad, w_grad = call(grad, *ctx.saved_tensors, *given)
-        channel = grad.dim() - 1 if len(ctx.given) == 1 else 1
-        bias_grad = grad.sum([d for d in range(grad.dim()) if d != channel]) if wants_bias else None
+        channel = grad.dim() - (1 if len(ctx.given) == 1 else 3)
+        others = [d for d in range(grad.dim()) if d != channel]
+        bias_grad = (grad.sum(others) if others else grad) if wants_bias else None
         found = x_grad if wants_x else None, w_grad if wants_weight else None, bias_grad
         return *found, *(None for _ in ctx.given)
 

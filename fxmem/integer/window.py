@@ -54,10 +54,10 @@ class Dense:
     groups = 1
 
     def rows(self, codes: torch.Tensor, fill: int) -> torch.Tensor:
-        return codes.reshape(1, -1, codes.size(-1))
+        return codes.flatten(0, -2).unsqueeze(0)
 
     def input_rows(self, codes: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-        return codes.reshape(1, -1, codes.size(-1))
+        return codes.flatten(0, -2).unsqueeze(0)
 
     def transposed(self, weight: torch.Tensor) -> torch.Tensor:
         return weight.unsqueeze(0)

@@ -146,10 +146,10 @@ def _replace(graph: fx.Graph, node: fx.Node, method: str) -> None:
     with graph.inserting_before(node):
         operands = [given["input"], *_parameters(graph, node, given)]
         if flat:
-            operands[:2] = [add(torch.unsqueeze, it, 2) for it in operands[:2]]
+            operands[:2] = [add(torch.unsqueeze, it, -2) for it in operands[:2]]
         call = operator_of(method, "conv2d" if steps else "linear")
         output = add(operator.getitem, add(call, *operands, *steps, method), 0)
-        output = add(torch.squeeze, output, 2) if flat else output
+        output = add(torch.squeeze, output, -2) if flat else output
     output.meta = dict(node.meta)
     node.replace_all_uses_with(output)
     erase(graph, node)
