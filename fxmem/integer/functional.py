@@ -38,8 +38,9 @@ def conv2d(
 ) -> torch.Tensor:
     """F.conv2d in the integers of a method, forward and backward, as `linear`.
 
-    x is [batch, in, height, width] or has no batch; the result's memory is channels-last. Raises ValueError for
-    padding in words other than "valid" and an even "same". Each group is a product of its own.
+    x is [batch, in, height, width] or has no batch; the result's memory is channels-last. Raises
+    ValueError for padding in words other than "valid" and an even "same". Each group is a product
+    of its own.
     """
     steps = geometry(weight, stride, padding, dilation, groups)
     return operator_of(method, "conv2d")(x, weight, bias, *steps, method)[0]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import platform
 from dataclasses import dataclass
 
 import torch
 
 # The longest sum of products of two int8 that int32 holds: 2^17 of 2^7 * 2^7 are one too many.
 LONGEST = 2**17 - 8
+EXACT = 2**10  # and the longest that float32 does: 2^10 of 2^7 * 2^7 are 2^24
+ISA = "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"  # in the order in which oneDNN asks for them
+WITHOUT_VNNI = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE")  # of 512 bits, that is
 CUDA_ROWS, CUDA_STEP = 17, 8  # what cuBLASLt's int8 product wants at least, and multiples of
 
 
@@ -33,10 +39,35 @@ class Term:
         return Term(self.codes[group], scale, self.zero)
 
 
+@functools.cache
+def sums_int8() -> bool:
+    """Whether torch has a fast and a right int8 product on this CPU.
+
+    An x86 without AVX512-VNNI has none: torch's own loop takes 25 times as long as a float32
+    product, and oneDNN, where ONEDNN_MAX_CPU_ISA keeps it from that instruction, cuts the sums of
+    two products to 16 bits.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    allowed = next((os.environ[name] for name in ISA if os.environ.get(name)), "")
+    return torch.cpu._is_vnni_supported() and allowed.upper() not in WITHOUT_VNNI
+
+
+def _float_mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a @ b of int8 in int32, by float32's products of no more terms than that holds exactly."""
+    total = a.new_zeros(a.size(0), b.size(1), dtype=torch.int32)
+    for start in range(0, a.size(1), EXACT):
+        end = start + EXACT
+        total += (a[:, start:end].float() @ b[start:end].float()).int()
+    return total
+
+
 def int_mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a @ b of int8 matrices [m, k] and [k, n], int32; k is at most 131064."""
     if not a.is_cuda:
-        return torch._int_mm(a, b) if a.size(1) else a.new_zeros(a.size(0), b.size(1)).int()
+        if not a.size(1):
+            return a.new_zeros(a.size(0), b.size(1), dtype=torch.int32)
+        return torch._int_mm(a, b) if sums_int8() else _float_mm(a, b)
     m, n = a.size(0), b.size(1)
     rows, inner = max(CUDA_ROWS - m, 0), -a.size(1) % CUDA_STEP
     pad = torch.nn.functional.pad

@@ -122,5 +122,5 @@ def weight_gradient(
 
 
 def _columns(scale: torch.Tensor) -> torch.Tensor:
-    """A scale of the last dimension as one a column; a single one, of a batch of 1, as one of all."""
+    """Scales along the last dimension as one a column; one alone, of a batch of 1, as a number."""
     return scale.reshape(()) if scale.numel() == 1 else scale.reshape(1, -1)

@@ -103,7 +103,7 @@ def test_operands_that_do_not_fit():
         ({"dilation": 6}, r"x must be at least \[13, 13\] high and wide with its padding; got"),
         ({"bias": torch.zeros(5)}, r"bias must be of 6 elements; got \(5,\)"),
         ({"weight": torch.zeros(6, 5, 3, 3).int()}, r"weight must be of floating point; got"),
-        ({"x": torch.zeros(5, 9, 8)}, r"x must be of 4 dimensions; got 3"),
+        ({"x": torch.zeros(9, 8)}, r"x must be of 4 dimensions, or of 3 without a batch; got 2"),
     ],
 )
 @pytest.mark.parametrize("method", ["int8", "xnor", "bwn"])

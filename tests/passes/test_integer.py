@@ -161,6 +161,7 @@ def test_conv1d():
         model[0](x), model[1].weight, model[1].bias, 2, 1, method="dorefa:2,4,32"
     )
     assert torch.equal(gm(x), model[2](middle))
+    assert gm(x[0]).shape == model(x[0]).shape
 
 
 def test_frozen_layers_compute_and_count_as_the_others():
