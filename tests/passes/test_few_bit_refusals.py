@@ -73,6 +73,22 @@ def test_derivative_does_not_level_off(act):
     ]
 
 
+LOSSES = {
+    "huber": F.huber_loss,
+    "rows": lambda h, t: F.huber_loss(h, t, reduction="none").mean(1),
+    "weighted": lambda h, t: (F.smooth_l1_loss(h, t, reduction="none") * t).sum(),
+    "log cosh": lambda h, t: (h - t).cosh().log().mean(),
+    "of a constant": lambda h, t: F.softplus(-h).mean(),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_loss(loss):
+    found = sentences(lambda x, w, t: loss(x @ w, t), leaf(8, 64), leaf(64, 64), torch.rand(8, 64))
+    why = "a loss is made of it: near the least of it nothing would be left of the gradient"
+    assert set(found) == {why}
+
+
 def test_constant_in_pieces():
     assert sentences(hidden(torch.abs), leaf(8, 64), leaf(64, 64)) == [
         "its function is constant in pieces: bits kept by comparisons are exact"

@@ -13,9 +13,10 @@ from functools import cached_property
 import torch
 from torch import fx
 
-from fxmem.passes.graph import ancestors, aten, from_tangents, tensor
+from fxmem.passes.graph import ancestors, aten, from_tangents, numel, tensor
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.passes.pair.products import CASTS, Factors, products, shape, spread
+from fxmem.passes.pair.sensitivity import is_elementwise
 
 LITERALS = (aten.full.default, aten.scalar_tensor.default, aten.lift_fresh_copy.default)
 
@@ -83,6 +84,20 @@ class Cones:
         views = [view for view in storage.views if self.pair.taken(view.name).users]
         roots = dict.fromkeys(self._source(n) for view in views[:1] for n in self._below(view))
         yield from (self._cone(n) for n in roots if _is_computed_float(n))
+
+    def arriving(self, cone: Cone) -> int:
+        """Return how many numbers the gradient is before it is broadcast to what a cone weighs.
+
+        Of a loss it is one, or one a row; whatever else that is multiplied with does not count.
+        """
+
+        def came(node: fx.Node) -> bool:
+            spreads = is_elementwise(node) and not self.tainted.isdisjoint(node.all_input_nodes)
+            return node not in self.tainted or not spreads
+
+        factors = (factor for exit in cone.exits for factor in exit.factors)
+        found = [n for n in ancestors(factors, came) if n in self.tainted and came(n)]
+        return max(numel(n) or numel(cone.root) for n in found)
 
     def _below(self, kept: fx.Node) -> Iterator[fx.Node]:
         node = self.pair.taken(kept.name)

@@ -42,6 +42,12 @@ class Curve:
     values: bytes
     jumps: Jumps
 
+    @property
+    def vanishes(self) -> bool:
+        """Whether it goes to 0 with its argument: its steps, which are absolute, do not."""
+        values = np.frombuffer(self.values)
+        return bool(abs(values[GRID == 0]) <= 1e-6 * np.abs(values).max())
+
 
 def curve(cone: Cone) -> Curve | None:
     """Return the one function by which a cone weighs gradients.

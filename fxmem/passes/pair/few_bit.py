@@ -25,6 +25,7 @@ from fxmem.plan import Refusal, Site
 from fxmem.policy import Policy
 
 BITS = 3
+LOSS = "a loss is made of it: near the least of it nothing would be left of the gradient"
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _answers(
     refusal = None
     for cone in cones.of(storage) if tensor(storage.owner).is_floating_point() else ():
         try:
-            match = _match(pair, storage, cone, policy) if cone.weighs else None
+            match = _match(pair, storage, cones, cone, policy) if cone.weighs else None
         except NoCode as why:
             refusal = refusal or Refusal(storage.record, FewBit.name, str(why))
         else:
@@ -110,7 +111,7 @@ def _not_kept(storage: Storage, root: fx.Node) -> Match:
     return Match(Site(storage.record, FewBit.name, action, 0, "bounded"), None)
 
 
-def _match(pair: Pair, storage: Storage, cone: Cone, policy: Policy) -> Match | None:
+def _match(pair: Pair, storage: Storage, cones: Cones, cone: Cone, policy: Policy) -> Match | None:
     if why := why_exact(pair, storage, policy) or _why_root(
         pair, replace(storage, owner=cone.root)
     ):
@@ -118,6 +119,10 @@ def _match(pair: Pair, storage: Storage, cone: Cone, policy: Policy) -> Match | 
     weight = curve(cone)
     if weight is None:
         return None
+    # An activation's derivative weighs a gradient of its own size; a loss's is the gradient.
+    arriving = cones.arriving(cone)
+    if arriving == 1 or (arriving < numel(cone.root) and weight.vanishes):
+        raise NoCode(LOSS)
     if not _is_idle(pair, storage, cone):
         raise NoCode("the backward reads more of it than its derivative: a code serves one")
     bits = policy.option(FewBit.name, "bits", min(BITS, policy.width or BITS))
