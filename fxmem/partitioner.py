@@ -29,9 +29,11 @@ from fxmem.passes.joint.reversible.reverse import Reversed, keep_sources, revers
 from fxmem.passes.joint.seeds import keep_seeds, recompute_random
 from fxmem.passes.joint.sketches.priced import with_sketches
 from fxmem.passes.joint.sketches.rewrite import release
-from fxmem.passes.pair.discrete import hoist_discrete, moved
+from fxmem.passes.pair.differences import hoist_differences
+from fxmem.passes.pair.discrete import hoist_discrete
 from fxmem.passes.pair.expand import expand
 from fxmem.passes.pair.graphs import Pair
+from fxmem.passes.pair.hoist import moved
 from fxmem.passes.pair.probabilities import keep_probabilities
 from fxmem.passes.registry import RULES
 from fxmem.plan import Plan, Report
@@ -180,6 +182,8 @@ class Partitioner(CustomPartitionerFn):
         keep_sources(pair)
         if self.policy.allows("remat"):
             keep_probabilities(pair, self.policy)
+        if self.policy.lossy and self.policy.allows("encode"):
+            hoist_differences(pair, self.policy)
         if self.policy.allows("discrete"):
             hoist_discrete(pair, self.policy)
         for half in halves:

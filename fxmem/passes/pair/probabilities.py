@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import math
 
-from torch import fx
-
 from fxmem.passes.graph import from_tangents, nbytes
 from fxmem.passes.pair.eligible import why_exact, why_shared
-from fxmem.passes.pair.graphs import Pair, Storage
+from fxmem.passes.pair.graphs import Pair
+from fxmem.passes.pair.hoist import passed
 from fxmem.passes.pair.sensitivity import is_probability
 from fxmem.policy import Policy
 
@@ -33,29 +32,9 @@ def keep_probabilities(pair: Pair, policy: Policy) -> None:
         if why_shared(pair, storage) is None:
             coded = policy.lossy and why_exact(pair, storage, policy) is None
             most = math.inf if coded else storage.nbytes
-            passed = [n for n in _passed(pair, storage, tainted) if n.name in own]
-            found += [n for n in passed if nbytes(n) <= most][-1:]
+            ways = [n for n in passed(pair, storage, tainted) if n.name in own]
+            found += [n for n in ways if nbytes(n) <= most][-1:]
     for node in dict.fromkeys(found):
         node.replace_all_uses_with(pair.keep(own[node.name]))
     if found:
         pair.prune()
-
-
-def _passed(pair: Pair, storage: Storage, tainted: set[fx.Node]) -> list[fx.Node]:
-    """Return what every path from a storage to the gradients passes (its post-dominators)."""
-    cone = {pair.taken(view.name) for view in storage.views}
-    unread = {node: len(node.users) for node in cone}  # users still to come of what came before
-    found = []
-    for node in pair.backward.graph.nodes:
-        sources = [n for n in node.all_input_nodes if n in cone]
-        if not sources or node in tainted or node.op != "call_function":
-            continue
-        cone.add(node)
-        for source in sources:
-            unread[source] -= 1
-            if not unread[source]:
-                del unread[source]
-        if not unread:
-            found.append(node)
-        unread[node] = len(node.users)
-    return found

@@ -1,0 +1,71 @@
+"""What a target is subtracted from is not encoded in its place: their difference is kept.
+
+A loss behind a non-linearity keeps the prediction, or what that is made of, and the backward
+subtracts the target from it again. An error of a code is a part of the prediction; where training
+has brought that near to the target, it is many times the difference, and so the gradient.
+"""
+
+from __future__ import annotations
+
+from torch import fx
+
+from fxmem.passes.graph import ancestors, from_tangents, op_name, tensor
+from fxmem.passes.pair.eligible import why_exact
+from fxmem.passes.pair.graphs import Pair, Storage
+from fxmem.passes.pair.hoist import hoist, is_float, is_movable, kept_floats, known, passed
+from fxmem.passes.pair.masked import masked
+from fxmem.passes.pair.products import shape
+from fxmem.passes.pair.sensitivity import logits
+from fxmem.passes.pair.unbounded import why_unbounded
+from fxmem.policy import Policy
+
+
+def hoist_differences(pair: Pair, policy: Policy) -> None:
+    """Keep each difference of a value that would be encoded and a target, as large as that."""
+    nodes = [n for n in known(pair) if _is_difference(n) and is_movable(pair, n)]
+    if not nodes:
+        return
+    floats, tainted = kept_floats(pair), from_tangents(pair.backward.graph)
+    wide = masked(pair) | logits(pair)
+    encoded = {s for s in floats.values() if s.owner not in wide and _is_encoded(pair, s, policy)}
+    ways = {s: set(passed(pair, s, tainted)) for s in encoded}
+
+    def sources_of(node: fx.Node) -> set[Storage]:
+        made_of = ancestors([node], floats.__contains__)
+        return {floats[n] for n in made_of if n in floats} & encoded
+
+    def is_target(storages: set[Storage], difference: fx.Node) -> bool:
+        """Whether nothing else is read of what one side is made of: it is not trained here."""
+        return all(difference in ways[s] for s in storages)
+
+    found = []
+    for node in nodes:
+        left, right = (sources_of(n) for n in node.all_input_nodes)
+        if left | right and not left & right:
+            if is_target(left, node) or is_target(right, node):
+                found.append(node)
+    for node in found:
+        hoist(pair, node)
+    if found:
+        pair.prune()
+
+
+def _is_encoded(pair: Pair, storage: Storage, policy: Policy) -> bool:
+    return why_exact(pair, storage, policy) is None and why_unbounded(pair, storage) is None
+
+
+def _is_difference(node: fx.Node) -> bool:
+    """Whether one value is subtracted from another that is as large, and of another origin."""
+    if tensor(node) is None or not is_float(node) or len(node.all_input_nodes) != 2:
+        return False
+    negated = op_name(node) == "aten.add" and any(map(_is_negative, node.all_input_nodes))
+    spread = any(op_name(n) == "aten.expand" for n in node.all_input_nodes)  # a mean, say
+    alike = not spread and all(shape(n) == shape(node) for n in node.all_input_nodes)
+    return alike and (op_name(node) == "aten.sub" or negated)
+
+
+def _is_negative(node: fx.Node) -> bool:
+    factors = [a for a in node.args if not isinstance(a, fx.Node)]
+    return op_name(node) == "aten.neg" or (
+        op_name(node) == "aten.mul" and min(factors, default=0) < 0
+    )

@@ -1,0 +1,106 @@
+"""Losses whose prediction is near its target: what their gradient is, a difference, is kept."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from .tools import gradients, leaf, partitioned, relative
+
+COMPACT = {"preset": "compact", "min_bytes": 0}
+WEIGHT = torch.linspace(1, 3, 64)
+
+
+def mean_square(p, t):
+    return F.mse_loss(p, t, reduction="sum")
+
+
+# What the prediction is of h, and the loss of it and a target.
+LOSSES = {
+    "square": (torch.clone, mean_square),
+    "huber": (torch.clone, F.huber_loss),
+    "huber, weighted": (
+        torch.clone,
+        lambda p, t: (F.huber_loss(p, t, reduction="none") * WEIGHT).sum(),
+    ),
+    "square, weighted": (torch.clone, lambda p, t: ((p - t).square() * (1 + t * t)).sum()),
+    "sigmoid": (torch.sigmoid, mean_square),
+    "negated target": (torch.tanh, lambda p, t: (p + t.neg()).square().sum()),
+    "gelu": (F.gelu, mean_square),
+    "normalized": (lambda h: F.normalize(h, dim=-1), mean_square),
+    "scaled afterwards": (torch.tanh, lambda p, t: mean_square(3 * p + 1, 3 * t + 1)),
+    "probabilities": (torch.sigmoid, lambda p, t: F.binary_cross_entropy(p, t.clamp(0, 1))),
+}
+
+
+def near(predict, loss):
+    """Return a function, its inputs, and a target that is off by a twentieth."""
+    torch.manual_seed(0)
+    x, w = leaf(128, 64), (torch.randn(64, 64) / 8).requires_grad_()
+    prediction = predict(x @ w).detach()
+    target = prediction + prediction.std() / 20 * torch.randn_like(prediction)
+    return lambda x, w, t: loss(predict(x @ w), t), (x, w, target)
+
+
+@pytest.mark.parametrize("case", LOSSES.values(), ids=LOSSES)
+def test_error_is_that_of_the_difference(case):
+    f, inputs = near(*case)
+    found, exact = (gradients(f, *inputs, policy=p)[1:] for p in (COMPACT, "eager"))
+    # 4 bits in groups of 64 are off by a tenth.
+    assert all(relative(one, other) < 0.13 for one, other in zip(found, exact, strict=True))
+
+
+def kept(f, *inputs, **policy):
+    """Return the operators of what is kept and the notes of the plan."""
+    plan = partitioned(f, *inputs, policy={**COMPACT, **policy}).plan
+    return {e.residual.op for e in plan.entries if e.nbytes}, plan.notes
+
+
+NOTE = ("sub: evaluated in the forward and kept, not recomputed",)
+
+
+def test_difference_is_kept_beside_the_prediction():
+    f, inputs = near(torch.sigmoid, mean_square)
+    assert kept(f, *inputs) == ({"aten.mm", "aten.sub"}, NOTE)
+
+
+def test_teacher_of_the_same_graph():
+    # It is read for the difference alone: that replaces it.
+    def distilled(x, w, v):
+        return mean_square((x @ w).tanh(), (x @ v).tanh().detach())
+
+    assert kept(distilled, leaf(8, 64), leaf(64, 64), leaf(64, 64)) == (
+        {"aten.mm", "aten.sub"},
+        NOTE,
+    )
+
+
+def rotated(x, w, t):
+    """Halves of one value, whose errors are in proportion to it."""
+    a, b = (x @ w).sin().chunk(2, 1)
+    return ((a * 0.6 - b * 0.8).sin() * (a * 0.8 + b * 0.6)).cos()
+
+
+def recurrent(x, w, t):
+    """A gate between two that are both trained: each is kept for its own sake."""
+    h, n = (x @ w).tanh(), (x @ w.mT).tanh()
+    return n + (h + n).sigmoid() * (h - n)
+
+
+def centred(x, w, t):
+    h = (x @ w).tanh()
+    return ((h - h.mean(1, keepdim=True)) ** 3) / 7
+
+
+OTHERS = (rotated, recurrent, centred)
+
+
+@pytest.mark.parametrize("f", OTHERS, ids=lambda f: f.__name__)
+def test_other_differences_are_recomputed(f):
+    found, notes = kept(f, leaf(8, 64), leaf(64, 64), torch.rand(8, 64))
+    assert found and not notes
+
+
+@pytest.mark.parametrize("policy", [{"preset": "exact"}, {"rules": {"encode": False}}])
+def test_where_nothing_is_encoded(policy):
+    f, inputs = near(torch.sigmoid, mean_square)
+    assert kept(f, *inputs, **policy) == ({"aten.mm"}, ())
