@@ -46,7 +46,7 @@ class RandomizedConv1D(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the layer."""
         given = (self.weight.mT, self.bias, self.projection, self.generator)
-        return sketched(x, *given, user=self.weight)
+        return sketched(x, *given, user=self.weight, training=self.training)
 
     def extra_repr(self) -> str:
         """The sizes, then how much is kept and how."""

@@ -45,7 +45,8 @@ class RandomizedLinear(torch.nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Compute the layer."""
-        return sketched(input, self.weight, self.bias, self.projection, self.generator)
+        given = (self.weight, self.bias, self.projection, self.generator)
+        return sketched(input, *given, training=self.training)
 
     def extra_repr(self) -> str:
         """Torch's, then how much is kept and how."""

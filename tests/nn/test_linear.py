@@ -91,12 +91,20 @@ def test_a_frozen_weight_keeps_nothing():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_without_gradients_nothing_is_drawn():
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_where_nothing_can_be_trained_nothing_is_drawn(mode):
     layer, _ = both(proj_dim=4)
+    layer.train(mode is torch.inference_mode)
     before = torch.get_rng_state()
-    with torch.no_grad():
+    with mode():
         layer(torch.ones(2, 12)), layer(torch.ones(64, 12))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_more_rows_than_a_batch_has_do_no_harm_without_gradients():
+    layer, plain = both(proj_dim=4)
+    with torch.no_grad():
+        assert torch.equal(layer(torch.ones(2, 12)), plain(torch.ones(2, 12)))
 
 
 def test_an_empty_batch():

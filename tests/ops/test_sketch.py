@@ -186,6 +186,7 @@ def test_opcheck(kind, device):
         else:
             args = (value, kind, 7, seed(3, device))
             library.opcheck(torch.ops.fxmem.sketch.default, args)
+            library.opcheck(torch.ops.fxmem.keyed_sketch.default, args)
 
 
 X = torch.zeros(10, 4)

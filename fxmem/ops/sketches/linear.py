@@ -11,7 +11,7 @@ from ..eager import is_transformed
 from ..second import Undifferentiable, once
 from .operators import ONCE, follow
 from .projection import Projection, check
-from .shared import sketch_of
+from .shared import drawn, sketch_of
 
 SECOND = f"a sketched weight gradient has no derivative: {ONCE}"
 
@@ -34,7 +34,9 @@ def linear_randomized(
     input and bias are torch's own; that of the weight is (S dY)ᵀ (S X), whose expectation is dYᵀ X.
     S is drawn anew at every call, from a seed of torch's generator; layers that are given the very
     same tensor share it, each once. A frozen weight keeps nothing; where k is n, and under the
-    transforms of torch.func, X itself is kept.
+    transforms of torch.func, X itself is kept. A call takes one number of the generator, whether
+    a sketch is made, shared or (under no_grad) none, so that a checkpoint that calls it again
+    finds the generator as it was; it takes none for a frozen parameter and in inference mode.
     (Novikov et al., Memory-Efficient Backpropagation through Large Linear Layers, 2022.)
 
     Args:
@@ -88,17 +90,21 @@ def sketched(
     wanted: Projection,
     generator: torch.Generator | None,
     user: torch.Tensor | None = None,
+    training: bool = True,
 ) -> torch.Tensor:
     """Compute `linear` with a sketch of what was checked before.
 
     `user` is what uses a sketch once, where the weight is but a view of it, made for this call.
+    Where neither gradients are enabled nor `training` is said, nothing is drawn.
     """
-    n = math.prod(input.shape[:-1])
-    trains = weight.requires_grad and torch.is_grad_enabled()
-    if n == 0 or not trains or is_transformed():
+    n, user = math.prod(input.shape[:-1]), weight if user is None else user
+    if n == 0 or is_transformed() or not _draws(user, training):
+        return linear(input, weight, bias)
+    seed = drawn(input.device, generator)
+    if not (weight.requires_grad and torch.is_grad_enabled()):
         return linear(input, weight, bias)
     # Autocast's copies are new at each call: it is by what was given that sketches are shared.
-    rows, owner, user = wanted.rows(n), input, weight if user is None else user
+    rows, owner = wanted.rows(n), input
     if rows == n:
         return linear(input, weight, bias)
     if torch.is_autocast_enabled(input.device.type):
@@ -106,9 +112,20 @@ def sketched(
         input, weight, bias = (_cast(t, kind) for t in (input, weight, bias))
     with torch.no_grad():
         flat = input.detach().reshape(n, input.size(-1))
-        kept, key = sketch_of(owner, flat, user, wanted.matmul, rows, generator)
+        kept, key = sketch_of(owner, flat, user, wanted.matmul, rows, seed, generator)
     with torch.autocast(input.device.type, enabled=False):
         return _Linear.apply(input, weight, bias, kept, key, wanted.matmul)
+
+
+def _draws(weight: torch.Tensor, training: bool) -> bool:
+    """Whether a call takes a number of the generator: alike with and without gradients.
+
+    A checkpoint may run forward under no_grad first, and what is drawn behind must be the same when
+    it runs again. A computed weight needs no gradient there, so only a parameter is known frozen.
+    """
+    frozen = isinstance(weight, torch.nn.Parameter) and not weight.requires_grad
+    may_train = torch.is_grad_enabled() or training
+    return may_train and not frozen and not torch.is_inference_mode_enabled()
 
 
 def _weight_grad(

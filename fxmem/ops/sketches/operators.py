@@ -35,6 +35,10 @@ def _sketch_fake(x, kind, rows, seed):
     return x.new_empty([rows, x.size(1)])
 
 
+def _keyed(x, kind, rows, seed):
+    return _sketch(x, kind, rows, seed), seed.clone()
+
+
 def _sample_fake(x, rows, seed):
     checks.sample(x, rows, seed)
     return x.new_empty([rows, x.size(1)]), x.new_empty([rows], dtype=torch.int64)
@@ -45,6 +49,12 @@ _sketch = define(
     reference=reference.sketch,
     fake=_sketch_fake,
     derivative=underivable("sketch", ONCE),
+)
+_keyed_sketch = compose(
+    "keyed_sketch",
+    "(Tensor x, str kind, SymInt rows, Tensor seed) -> (Tensor kept, Tensor key)",
+    kernel=_keyed,
+    derivative=underivable("keyed_sketch", ONCE),
 )
 _sample = compose(
     "sample",
@@ -80,6 +90,17 @@ def project(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sketch the one factor of a product: what is kept of it, and what the other one needs."""
     return sample(x, rows, seed) if kind == "crs_norm" else (sketch(x, kind, rows, seed), seed)
+
+
+def project_traced(
+    x: torch.Tensor, kind: str, rows: int, seed: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Do as `project`, in a graph that a compiler cuts into a forward and a backward.
+
+    A draw of a seed has no inputs: what reads it in the backward might draw another one than the
+    sketch was made of in the forward. What one operator returns is kept, or computed again, as one.
+    """
+    return sample(x, rows, seed) if kind == "crs_norm" else _keyed_sketch(x, kind, rows, seed)
 
 
 def follow(y: torch.Tensor, kind: str, rows: int, key: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary, WeakIdRef
 
-from .operators import SEEDS, project
+from ..eager import is_traced
+from .operators import SEEDS, project, project_traced
 
 Wanted = tuple[int, torch.dtype, str, int, torch.Generator | None]
 
@@ -41,15 +42,19 @@ def sketch_of(
     weight: torch.Tensor,
     kind: str,
     rows: int,
+    seed: torch.Tensor,
     generator: torch.Generator | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what `project` keeps of `flat`, a matrix made of the layer's input `owner`."""
-    if torch.compiler.is_compiling():
-        return project(flat, kind, rows, _drawn(flat.device, generator))
+    """Return what `project` keeps of `flat`, a matrix made of the layer's input `owner`.
+
+    Its seed is `seed`, drawn from `generator`, or that of a sketch which this layer may share.
+    """
+    if is_traced():
+        return project_traced(flat, kind, rows, seed)
     wanted = (owner._version, flat.dtype, kind, rows, generator)
     entry = _entries.get(owner)
     if entry is None or not entry.serves(wanted, weight):
-        entry = _entries[owner] = _Entry(wanted, _drawn(flat.device, generator))
+        entry = _entries[owner] = _Entry(wanted, seed)
     entry.users.append(TensorWeakRef(weight))
     made = tuple(ref() for ref in entry.made)
     if not made or any(tensor is None for tensor in made):
@@ -58,7 +63,8 @@ def sketch_of(
     return made
 
 
-def _drawn(device: torch.device, generator: torch.Generator | None) -> torch.Tensor:
+def drawn(device: torch.device, generator: torch.Generator | None) -> torch.Tensor:
+    """Return a seed: one number of the generator, on whose device it must be."""
     if generator is None:
         return torch.randint(*SEEDS, (1,), device=device)
     found = getattr(generator, "device", generator)
