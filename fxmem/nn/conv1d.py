@@ -8,6 +8,7 @@ import torch
 
 from fxmem.ops.sketches.linear import sketched
 from fxmem.ops.sketches.projection import Projection, check
+from fxmem.ops.sketches.shared import check_generator
 
 
 class RandomizedConv1D(torch.nn.Module):
@@ -41,6 +42,7 @@ class RandomizedConv1D(torch.nn.Module):
         torch.nn.init.normal_(self.weight, std=0.02)
         self.projection = Projection(**projection)
         check(self.projection)
+        check_generator(generator)
         self.generator = generator
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from fxmem.ops.sketches.linear import sketched
 from fxmem.ops.sketches.projection import Projection, check
+from fxmem.ops.sketches.shared import check_generator
 
 
 class RandomizedLinear(torch.nn.Linear):
@@ -41,6 +42,7 @@ class RandomizedLinear(torch.nn.Linear):
         super().__init__(in_features, out_features, bias, device, dtype)
         self.projection = Projection(proj_dim_ratio, proj_dim, proj_dim_min, proj_dim_max, matmul)
         check(self.projection)
+        check_generator(generator)
         self.generator = generator
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:

@@ -34,8 +34,9 @@ def is_differentiated(*tensors: torch.Tensor | None) -> bool:
 
 def is_traced() -> bool:
     """Whether a compiler or torch.func follows a call, which then is of no particular numbers."""
-    proxied = torch._C._get_dispatch_mode(PROXY) is not None
-    return torch.compiler.is_compiling() or proxied or is_transformed()
+    if torch.compiler.is_compiling():  # Dynamo cannot follow the rest
+        return True
+    return torch._C._get_dispatch_mode(PROXY) is not None or is_transformed()
 
 
 def returned(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -46,7 +46,7 @@ def test_compiled_gradients_are_right_on_average(backend, around):
     x = torch.randn(64, 12)
     exact(x).square().sum().backward()
     options = {"inner": "aot_eager", "min_bytes": 0} if backend == "fxmem" else None
-    compiled = torch.compile(around(layers), backend=backend, options=options)
+    compiled = torch.compile(around(layers), fullgraph=True, backend=backend, options=options)
     shares = []
     for _ in range(64):
         layers.zero_grad()

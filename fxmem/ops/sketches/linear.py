@@ -11,7 +11,7 @@ from ..eager import is_transformed
 from ..second import Undifferentiable, once
 from .operators import ONCE, follow
 from .projection import Projection, check
-from .shared import drawn, sketch_of
+from .shared import check_generator, drawn, sketch_of
 
 SECOND = f"a sketched weight gradient has no derivative: {ONCE}"
 
@@ -57,6 +57,7 @@ def linear_randomized(
     """
     wanted = Projection(proj_dim_ratio, proj_dim, proj_dim_min, proj_dim_max, matmul)
     check(wanted)
+    check_generator(generator)
     return sketched(input, weight, bias, wanted, generator)
 
 
@@ -80,6 +81,7 @@ def linear_crs(
     kind = "crs_norm" if norm_weighted else "crs"
     wanted = Projection(proj_dim_ratio, proj_dim, proj_dim_min, proj_dim_max, kind)
     check(wanted)
+    check_generator(generator)
     return sketched(input, weight, bias, wanted, generator)
 
 
@@ -124,8 +126,9 @@ def _draws(weight: torch.Tensor, training: bool) -> bool:
     it runs again. A computed weight needs no gradient there, so only a parameter is known frozen.
     """
     frozen = isinstance(weight, torch.nn.Parameter) and not weight.requires_grad
-    may_train = torch.is_grad_enabled() or training
-    return may_train and not frozen and not torch.is_inference_mode_enabled()
+    # Dynamo cannot ask whether it is inference mode.
+    inference = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
+    return (torch.is_grad_enabled() or training) and not frozen and not inference
 
 
 def _weight_grad(

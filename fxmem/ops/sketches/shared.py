@@ -63,11 +63,19 @@ def sketch_of(
     return made
 
 
+def check_generator(generator: torch.Generator | None) -> None:
+    """Raise ValueError for what is no generator."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(
+            f"generator must be a torch.Generator, or None for torch's; got {generator!r}"
+        )
+
+
 def drawn(device: torch.device, generator: torch.Generator | None) -> torch.Tensor:
     """Return a seed: one number of the generator, on whose device it must be."""
     if generator is None:
         return torch.randint(*SEEDS, (1,), device=device)
-    found = getattr(generator, "device", generator)
-    if found != device:
+    if generator.device != device:
+        found = generator.device
         raise ValueError(f"generator must be on the input's device, {device}; got {found}")
     return torch.randint(*SEEDS, (1,), device=device, generator=generator)
