@@ -92,7 +92,7 @@ def _strata(weights: torch.Tensor, k: int, x: torch.Tensor, y: torch.Tensor) -> 
     share = weights.double() * (k / weights.sum(dtype=torch.float64))  # of a row, in strata
     ends = share.cumsum(0)
     starts, x, y = ends - share, x.double(), y.double()
-    z = y / share.clamp(min=torch.finfo(share.dtype).tiny)[:, None]
+    z = torch.where(share > 0, 1 / share, 0)[:, None] * y  # what is of no weight is never drawn
     found = x.square().sum(1) @ (y * z).sum(1)
     for strata in torch.arange(k).tensor_split(max(1, min(k, len(x) // BLOCK))):
         t = strata.to(ends)[:, None]

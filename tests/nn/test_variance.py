@@ -34,6 +34,15 @@ def test_it_is_what_many_draws_show(kind, n, rows):
     assert abs(measured - told) < 4 * spread
 
 
+@pytest.mark.parametrize("kind", ["crs", "crs_norm"])
+def test_rows_of_zeros_are_never_drawn(kind):
+    x, y = factors(32)
+    x[:12], x[20] = 0, 0
+    errors = torch.stack(list(squared_errors(x, y, kind, 8)))
+    told = variance(x, y, Projection(proj_dim=8, matmul=kind)).sketch
+    assert abs(errors.mean().item() - told) < 4 * errors.std().item() / math.sqrt(DRAWS)
+
+
 def test_a_batchs_own_is_that_of_its_rows():
     x, y = factors(50)
     rows = torch.einsum("ni,no->noi", x, y).flatten(1)
