@@ -59,6 +59,25 @@ def test_other_products_are_refused_in_a_sentence(apply, weight, sentence):
     assert any((sentence or "no matrix product") in note for note in g.plan.notes)
 
 
+class Latents(nn.Module):
+    """A linear layer that reads a parameter, whose own gradient sums over the layer's outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.latents, self.up = nn.Parameter(torch.randn(32, 16)), nn.Linear(16, 64)
+
+    def forward(self, x):
+        return x * self.up(self.latents).sin()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_parameter_that_a_layer_reads_is_left_alone(dtype):
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        g = partitioned(Latents(), torch.randn(32, 64), policy=asked(force=True))
+    assert not g.plan.sites and "fxmem.sketch" not in g.backward.ops
+    assert sum("its other factor is a parameter too" in note for note in g.plan.notes) >= 1
+
+
 def test_small_inputs_and_ratios_that_leave_nothing_out_are_refused():
     layer, x = Layer(SPELLINGS["linear"]), torch.randn(32, 16)
     g = partitioned(layer, x, policy={"rules": {"sketch": 0.5}})

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from fxmem.passes.graph import aten, from_tangents, is_view, tensor
+from fxmem.passes.graph import aten, from_tangents, is_view, owner, tensor
 
 CASTS = (torch.ops.prims.convert_element_type.default, aten._to_copy.default, aten.clone.default)
 MATRIX = (aten.mm.default, aten.bmm.default)
@@ -71,7 +71,22 @@ def find_products(
     ]
     backward = from_tangents(joint.graph)
     found = {node: _product(node, backward) for grad in wanted for node in _summands(grad)}
-    return [found[node] for node in sorted(found) if found[node] is not None]
+    static = {node for i, node in enumerate(inputs) if i in weights}
+    return [_of_batch(found[node], static) for node in sorted(found) if found[node] is not None]
+
+
+def _of_batch(product: Product | Unfit, static: set[fx.Node]) -> Product | Unfit:
+    """Leave products that sum over a layer's outputs: of a parameter that it reads as its input."""
+    if isinstance(product, Unfit) or _source(product.x) not in static:
+        return product
+    return Unfit(product.node, "its other factor is a parameter too, of which nothing is kept")
+
+
+def _source(node: fx.Node) -> fx.Node:
+    """Return what a node is a view or a cast of, maybe itself."""
+    while (node := owner(node)).target in CASTS:
+        node = node.args[0]
+    return node
 
 
 def _summands(grad: fx.Node) -> Iterator[fx.Node]:
