@@ -34,8 +34,10 @@ def fxmem(
     """
     from fxmem.partitioner import Partitioner
     from fxmem.passes.forward.asked import rewrite_asked
+    from fxmem.passes.paths import shorten_paths
 
     policy, inner, inductor_options = read_options(mode, options or {})
+    shorten_paths(gm, gm)
     trains = torch.is_grad_enabled() and any(
         isinstance(value, torch.Tensor) and value.requires_grad
         for value in (*example_inputs, *gm.parameters())

@@ -47,6 +47,26 @@ def unchecked(node: fx.Node) -> bool:
     return bool(node.meta.get("saved_tensor_with_no_vc_check", False))
 
 
+def outermost_modules(dynamo: fx.GraphModule) -> set[str]:
+    """Return how Dynamo spells those modules whose parameters a graph reads and which no other has.
+
+    A graph that was traced otherwise has none.
+    """
+    found = set()
+    for node in dynamo.graph.find_nodes(op="placeholder"):
+        source = getattr(node, "_dynamo_source", None)
+        source = source or getattr(node.meta.get("grapharg"), "source", None)
+        modules = [s for s in _bases(source) if "NNModuleSource" in type(s).__name__]
+        found |= {name() if callable(name) else name for name in [s.name for s in modules[-1:]]}
+    return found
+
+
+def _bases(source: Any) -> Iterator[Any]:
+    while source is not None:
+        yield source
+        source = getattr(source, "base", None)
+
+
 def hint(size: int | torch.SymInt) -> int | None:
     """Return the number that a size was traced with, None where it has none; adds no guard."""
     if isinstance(size, int):

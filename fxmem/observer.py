@@ -21,6 +21,7 @@ from fxmem.passes.forward.asked import rewrite_asked
 from fxmem.passes.graph import copied, regions
 from fxmem.passes.pair.graphs import Pair
 from fxmem.passes.pair.spared import spared
+from fxmem.passes.paths import shorten_paths
 from fxmem.plan import Plan
 from fxmem.policy import Policy
 
@@ -45,6 +46,7 @@ class Observer:
 
     def __call__(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """Compile a Dynamo graph to itself, but for the rules that are asked for by name."""
+        shorten_paths(gm, gm)
         self.rewritten = rewrite_asked(gm, self.policy)
         compiler = aot_autograd(
             fw_compiler=nop, decompositions=select_decomp_table, partition_fn=self._partition

@@ -21,6 +21,7 @@ from fxmem.switches import PolicyError as PolicyError
 PRESETS = {"exact": None, "balanced": 8, "compact": 4}
 BITS = (8, 7, 6, 5, 4, 3, 2)
 GROUPS = (32, 64, 128, 256)
+SHOWN = 5  # paths that a sentence names
 ROUNDINGS = ("nearest", "stochastic")
 
 
@@ -138,6 +139,17 @@ class Policy:
         if isinstance(modules, Mapping):
             return next((r for p, r in modules.items() if re.fullmatch(p, path)), ratio)
         return ratio if modules is None or re.fullmatch(modules, path) else None
+
+    def unmatched(self, rule: str, paths: Iterable[str]) -> list[str]:
+        """Return in sentences which patterns of a rule's modules fit none of these paths."""
+        modules, paths = self.option(rule, "modules", None) or (), sorted(set(paths))
+        named = ", ".join(path or "the model itself" for path in paths[:SHOWN])
+        named += ", …" if len(paths) > SHOWN else ""
+        return [
+            f"{rule}: no path of a module in this graph matches {pattern!r}; there are: {named}"
+            for pattern in ((modules,) if isinstance(modules, str) else modules)
+            if paths and not any(re.fullmatch(pattern, path) for path in paths)
+        ]
 
     def key(self) -> str:
         """Everything that changes the compiled code, in a stable spelling."""

@@ -44,6 +44,7 @@ def transform(
     """
     from fxmem.passes.forward.nested import copied
     from fxmem.passes.forward.registry import PASSES
+    from fxmem.passes.paths import shorten_paths
 
     if not isinstance(gm, fx.GraphModule):
         kind, hint = type(gm).__name__, "torch.fx.symbolic_trace(model) makes one"
@@ -52,6 +53,7 @@ def transform(
         raise TypeError(f"gm must be a torch.fx.GraphModule, got {kind}: {hint}")
     policy = Policy.of(policy)
     result = copied(gm)
+    shorten_paths(result, gm)
     allowed = (run for name, run in PASSES if name is None or policy.allows(name, eager=True))
     found = [run(result, policy) for run in allowed]
     merged = map(_merged, itertools.zip_longest(*found, fillvalue=Plan()))

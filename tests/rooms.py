@@ -66,6 +66,7 @@ ROOMS = {
     "fxmem.ops": Room(("torch", "fxmem.ops", "fxmem.activations"), never=("torch.fx",)),
     "fxmem.passes": Room(("fxmem.passes",)),
     "fxmem.passes.graph": Room(("torch", "fxmem.plan")),
+    "fxmem.passes.paths": Room(("torch",)),
     "fxmem.passes.registry": Room(("fxmem.passes.pair",)),
     "fxmem.passes.rule": Room((*TOOLS, *PAIR_TOOLS)),
     "fxmem.passes.forward": Room(()),

@@ -42,8 +42,9 @@ def rewrite_linears(gm: fx.GraphModule, policy: Policy) -> list[Plan]:
 
 def _rewrite(gm: fx.GraphModule, policy: Policy) -> Plan:
     wanted = differentiable(gm.graph)
-    layers = {n: policy.ratio(NAME, _path(n)) for n in gm.graph.nodes if _is_layer(n)}
-    layers = {node: r for node, r in layers.items() if r is not None and _trains(node, wanted)}
+    trained = [n for n in gm.graph.nodes if _is_layer(n) and _trains(n, wanted)]
+    asked = {node: policy.ratio(NAME, _path(node)) for node in trained}
+    layers = {node: ratio for node, ratio in asked.items() if ratio is not None}
     entries, seen = [], set()
     for node, ratio in layers.items():
         source = _given(node)["input"]
@@ -57,8 +58,9 @@ def _rewrite(gm: fx.GraphModule, policy: Policy) -> Plan:
     gm.graph.lint()
     gm.recompile()
     ratios = dict.fromkeys(layers[node] for node in sites)
-    notes = tuple(variance_note(kind, f"{ratio:.0%} of rows", ratio) for ratio in ratios)
-    return Plan(tuple(entries), notes if layers else (NOTHING,))
+    notes = [variance_note(kind, f"{ratio:.0%} of rows", ratio) for ratio in ratios]
+    notes += [] if layers else [NOTHING]
+    return Plan(tuple(entries), (*notes, *policy.unmatched(NAME, map(_path, trained))))
 
 
 def _path(node: fx.Node) -> str:

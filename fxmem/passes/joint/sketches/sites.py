@@ -23,8 +23,9 @@ def find_sites(
     joint: fx.GraphModule, policy: Policy, num_outputs: int, weights: Collection[int]
 ) -> tuple[list[Site], list[str]]:
     """Return the sites that were asked for, and why others that were cannot be."""
-    sites, refusals = [], []
-    for product in find_products(joint, num_outputs, weights):
+    products = find_products(joint, num_outputs, weights)
+    sites, refusals = [], policy.unmatched("sketch", (module_path(p.node) for p in products))
+    for product in products:
         ratio = policy.ratio("sketch", module_path(product.node))
         if ratio is None:
             continue
