@@ -37,6 +37,8 @@ def linear_randomized(
     transforms of torch.func, X itself is kept. A call takes one number of the generator, whether
     a sketch is made, shared or (under no_grad) none, so that a checkpoint that calls it again
     finds the generator as it was; it takes none for a frozen parameter and in inference mode.
+    That does not hold of a compiled layer inside an eager checkpoint with use_reentrant=True, for
+    compilers drop a draw that is not used: compile the checkpoint, or use the other kind.
     (Novikov et al., Memory-Efficient Backpropagation through Large Linear Layers, 2022.)
 
     Args:
