@@ -16,7 +16,7 @@ PAIR_TOOLS = tuple(
     f"fxmem.passes.pair.{name}"
     for name in (
         *("graphs", "rewrite", "eligible", "sensitivity", "allocate"),
-        *("cones", "products", "curves", "steps", "masked", "unbounded", "hoist"),
+        *("cones", "products", "curves", "steps", "masked", "ranges", "unbounded", "hoist"),
     )
 )
 TOOLS = ("torch", "fxmem.passes.graph", *DECISIONS)
