@@ -35,6 +35,7 @@ from fxmem.passes.pair.expand import expand
 from fxmem.passes.pair.graphs import Pair
 from fxmem.passes.pair.hoist import moved
 from fxmem.passes.pair.probabilities import keep_probabilities
+from fxmem.passes.pair.waves import hoist_waves
 from fxmem.passes.registry import RULES
 from fxmem.plan import Plan, Report
 from fxmem.policy import Policy
@@ -186,6 +187,7 @@ class Partitioner(CustomPartitionerFn):
             hoist_differences(pair, self.policy)
         if self.policy.allows("discrete"):
             hoist_discrete(pair, self.policy)
+        hoist_waves(pair, self.policy)
         for half in halves:
             join_codes(half)
         return Candidate(pair, [*notes, *refused], rule.plan(pair, self.policy, RULES))
