@@ -84,6 +84,7 @@ ROOMS = {
     "fxmem.passes.pair": Room((*RULE.may, "fxmem.passes.pair")),
     "fxmem.passes.pair.*": RULE,
     **{tool: Room((*TOOLS, *PAIR_TOOLS, "fxmem.ops")) for tool in PAIR_TOOLS},
+    "fxmem.passes.pair.waves": Room((*TOOLS, *PAIR_TOOLS, "fxmem.passes.pair.discrete")),
     "fxmem.passes.pair.curves": Room((*TOOLS, *PAIR_TOOLS, "numpy")),
     "fxmem.passes.pair.steps": Room((*PAIR_TOOLS, "fxmem.activations", "numpy")),
     "fxmem.functional": Room((*MODULES, "sympy", "numpy")),
