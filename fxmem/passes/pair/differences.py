@@ -15,6 +15,7 @@ from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.passes.pair.hoist import hoist, is_float, is_movable, kept_floats, known, passed
 from fxmem.passes.pair.masked import masked
 from fxmem.passes.pair.products import shape
+from fxmem.passes.pair.ranges import ranges
 from fxmem.passes.pair.sensitivity import logits
 from fxmem.passes.pair.unbounded import why_unbounded
 from fxmem.policy import Policy
@@ -26,8 +27,13 @@ def hoist_differences(pair: Pair, policy: Policy) -> None:
     if not nodes:
         return
     floats, tainted = kept_floats(pair), from_tangents(pair.backward.graph)
-    wide = masked(pair) | logits(pair)
-    encoded = {s for s in floats.values() if s.owner not in wide and _is_encoded(pair, s, policy)}
+    wide, limits = masked(pair) | logits(pair), ranges(pair)
+
+    def is_encoded(storage: Storage) -> bool:
+        exact = storage.owner in wide or why_exact(pair, storage, policy)
+        return not exact and why_unbounded(pair, storage, limits) is None
+
+    encoded = set(filter(is_encoded, floats.values()))
     ways = {s: set(passed(pair, s, tainted)) for s in encoded}
 
     def sources_of(node: fx.Node) -> set[Storage]:
@@ -48,10 +54,6 @@ def hoist_differences(pair: Pair, policy: Policy) -> None:
         hoist(pair, node)
     if found:
         pair.prune()
-
-
-def _is_encoded(pair: Pair, storage: Storage, policy: Policy) -> bool:
-    return why_exact(pair, storage, policy) is None and why_unbounded(pair, storage) is None
 
 
 def _is_difference(node: fx.Node) -> bool:
