@@ -183,11 +183,12 @@ class Partitioner(CustomPartitionerFn):
         keep_sources(pair)
         if self.policy.allows("remat"):
             keep_probabilities(pair, self.policy)
-        if self.policy.lossy and self.policy.allows("encode"):
+        if self.policy.lossy:
             hoist_differences(pair, self.policy)
         if self.policy.allows("discrete"):
             hoist_discrete(pair, self.policy)
-        hoist_waves(pair, self.policy)
+        if self.policy.lossy:
+            hoist_waves(pair, self.policy)
         for half in halves:
             join_codes(half)
         return Candidate(pair, [*notes, *refused], rule.plan(pair, self.policy, RULES))

@@ -16,7 +16,8 @@ PAIR_TOOLS = tuple(
     f"fxmem.passes.pair.{name}"
     for name in (
         *("graphs", "rewrite", "eligible", "sensitivity", "allocate"),
-        *("cones", "products", "curves", "steps", "masked", "ranges", "unbounded", "hoist"),
+        *("cones", "products", "curves", "steps", "masked", "ranges", "unbounded", "codable"),
+        "hoist",
     )
 )
 TOOLS = ("torch", "fxmem.passes.graph", *DECISIONS)
@@ -84,7 +85,6 @@ ROOMS = {
     "fxmem.passes.pair": Room((*RULE.may, "fxmem.passes.pair")),
     "fxmem.passes.pair.*": RULE,
     **{tool: Room((*TOOLS, *PAIR_TOOLS, "fxmem.ops")) for tool in PAIR_TOOLS},
-    "fxmem.passes.pair.waves": Room((*TOOLS, *PAIR_TOOLS, "fxmem.passes.pair.discrete")),
     "fxmem.passes.pair.curves": Room((*TOOLS, *PAIR_TOOLS, "numpy")),
     "fxmem.passes.pair.steps": Room((*PAIR_TOOLS, "fxmem.activations", "numpy")),
     "fxmem.functional": Room((*MODULES, "sympy", "numpy")),

@@ -5,7 +5,8 @@ norm, whatever weight and bias are. Kept are the output, which a linear layer or
 follows keeps anyway, 1 / deviation, and the normalised input of those channels whose weight is 0 or
 smaller than the bias / 1.4, or in which elu has rounded too much to its limit: where that input is
 about normal, from a weight of 1.3 on. They are found at each call; on a GPU, where to count them
-would wait for the device, `fxmem.ops.norms.channels` says how many have a place.
+would wait for the device, `fxmem.ops.norms.channels` says how many have a place, and without a
+weight elu keeps all of them.
 
 Torch's own function is called where there is no gradient to keep anything for, while a compiler
 traces (its cut recomputes norms), under autocast (but for batch_norm: elsewhere nothing else keeps
@@ -36,7 +37,7 @@ def batch_norm(
     activation: str = "identity",
     activation_param: float = 0.01,
 ) -> torch.Tensor:
-    """torch.nn.functional.batch_norm and an activation, keeping the activation's output alone.
+    """torch.nn.functional.batch_norm and an activation, keeping the activation's output.
 
     In-Place Activated BatchNorm (Rota Bulò et al., arXiv 1712.02616), but with torch's weight.
 

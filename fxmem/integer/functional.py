@@ -11,6 +11,7 @@ from .layers import integer_conv2d, integer_linear
 from .methods import BINARY
 from .operators import Operator
 
+OPERATORS = frozenset((binary_linear, binary_conv2d, integer_linear, integer_conv2d))
 Ints = int | tuple[int, ...]
 
 

@@ -8,15 +8,11 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import fx, nn
 
-from fxmem.integer.functional import operator_of
+from fxmem.integer.functional import OPERATORS
 from fxmem.integer.methods import BINARY, method_of
 from fxmem.quantizers import Quantizer
 
 from .sites import Site, find
-
-OPERATORS = {
-    operator_of(method, layer) for method in ("xnor", "int8") for layer in ("linear", "conv2d")
-}
 
 
 def rewritten(

@@ -73,6 +73,7 @@ REFUSED = {
         {"rules": {"integer": {"method": "binaryconnect", "first_and_last": True}}},
     ),
     "one reader of two keeps it": (lambda m, x: twice(F.relu(x)), None),
+    "a pool keeps it": (lambda m, x: F.avg_pool1d(F.relu(x), 2), None),
     "an unknown reader": (lambda m, x: F.relu(x).sort().values, None),
     "its output is returned": (lambda m, x: F.relu(x), None),
     "smooth": (lambda m, x: m.b(F.gelu(x)), INT8),

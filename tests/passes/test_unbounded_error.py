@@ -14,6 +14,10 @@ def vectors(h, n):
     return h[:, : h.shape[1] // n * n].reshape(len(h), -1, n)
 
 
+def within(h):
+    return h / h.detach().abs().amax() * 0.9999
+
+
 def matrices(h):
     return h.reshape(-1, 4, 4)
 
@@ -49,6 +53,8 @@ SPELLINGS = {
     "asin": lambda h: (0.9999 * (h.sin() * h.cos() * 2)).asin(),
     "log of 1 - p": lambda h: (1 - torch.softmax(8 * h, -1) + 1e-6).log(),
     "logit": lambda h: (4 * h).sigmoid().logit(1e-6),
+    "1 - x² as a sum": lambda h: torch.add(torch.ones_like(h), within(h) ** 2, alpha=-1).sqrt(),
+    "1 - a small part": lambda h: 1 / (1 - 0.009 * (111 * h / h.detach().amax() + 1e-3)),
     "det": lambda h: torch.linalg.det(matrices(h)),
     "cholesky": lambda h: torch.linalg.cholesky(covariances(h)),
     "eigh": logarithm_of_matrices,
@@ -82,6 +88,8 @@ BOUNDED = {
     "a logistic function's log": lambda h: (1 / (1 + (-h).exp())).log(),
     "a root of many": lambda h: F.normalize(h, dim=-1),
     "probabilities": lambda h: h.softmax(-1),
+    "powers beyond all numbers": lambda h: 1 / (h.clamp(-1e30, 1e30).pow(12) + 1),
+    "beside an inverse": lambda h: F.gelu(matrices(h) @ torch.linalg.inv(torch.eye(4) * 2)),
     "vectors' products": lambda h: torch.linalg.cross(vectors(h, 3), vectors(h, 3).flip(-1)),
 }
 

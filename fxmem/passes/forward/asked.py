@@ -24,15 +24,20 @@ def rewrite_asked(gm: fx.GraphModule, policy: Policy, trains: bool = True) -> Pl
     the weakest guarantee. What a compiler's cut would have kept is another matter: `fxmem.explain`
     has that.
     """
-    rules = [rule for rule in RULES if trains and policy.allows(rule.name)]
-    notes = tuple(noted(gm)) if trains and policy.asks(NAME) else ()
     layers = integer.rewrite_layers(gm, policy) if policy.asks(integer.NAME) else []
-    notes += tuple(note for plan in layers for note in plan.notes if trains)
     entries = [entry for plan in layers for entry in plan.entries]
-    entries += _losses(gm, policy) if trains else []
+    if not trains:
+        return _noted(entries)
+    notes = tuple(noted(gm)) if policy.asks(NAME) else ()
+    notes += tuple(note for plan in layers for note in plan.notes)
+    entries += _losses(gm, policy)
+    rules = [rule for rule in RULES if policy.allows(rule.name)]
     # To look for activations takes time.
     plans = rewrite(gm, rules, policy) if rules else []
-    entries += [entry for plan in plans for entry in plan.entries]
+    return _noted([*entries, *(entry for plan in plans for entry in plan.entries)], notes)
+
+
+def _noted(entries: list[Site | Refusal], notes: tuple[str, ...] = ()) -> Plan:
     counts = Counter(
         f"{e.residual.op}: {f'{e.rule}, ' if isinstance(e, Site) else ''}{e.action}"
         for e in entries

@@ -8,19 +8,15 @@ from __future__ import annotations
 
 from torch import fx
 
-from fxmem.activations.calculus import step_levels
-from fxmem.activations.table import TABLE
-from fxmem.integer.functional import operator_of
-from fxmem.integer.methods import NAMES, kept_bits
+from fxmem.integer.functional import OPERATORS
+from fxmem.integer.methods import kept_bits
 from fxmem.passes.forward.dialect import is_view, op
 from fxmem.passes.forward.effects import readers
-from fxmem.passes.forward.quantized_gradient import Codes, QuantizedGradient
+from fxmem.passes.forward.quantized_gradient import QuantizedGradient, exact
 from fxmem.passes.forward.rule import Match, Place
 from fxmem.policy import Policy
 
 FREE = {"add", "sub", "sum", "mean", "cat"}
-FREE |= {f"{kind}avg_pool{d}d" for kind in ("", "adaptive_") for d in (1, 2, 3)}
-INTEGER = {operator_of(method, layer) for method in NAMES for layer in ("linear", "conv2d")}
 
 
 class ExactCodes(QuantizedGradient):
@@ -30,13 +26,11 @@ class ExactCodes(QuantizedGradient):
 
     def match(self, place: Place, policy: Policy) -> Match | None:
         """Take a piecewise linear activation whose output nothing else keeps, and be sure of it."""
-        activation = place.activation
-        steps = step_levels(TABLE[activation.name], activation.parameters)
-        bits = (len(steps) - 1).bit_length() if steps else 0
-        if not steps or place.bits <= bits or not _is_free(activation.cone.exit):
+        codes = exact(place.activation)
+        if codes is None or place.bits <= codes.bits or not _is_free(place.activation.cone.exit):
             return None
-        codes = Codes((), steps, bits)
-        return Match(f"{bits}-bit codes of its slope", place.bits, bits, "exact", recipe=codes)
+        what = f"{codes.bits}-bit codes of its slope"
+        return Match(what, place.bits, codes.bits, "exact", recipe=codes)
 
 
 def _is_free(value: fx.Node) -> bool:
@@ -45,6 +39,6 @@ def _is_free(value: fx.Node) -> bool:
 
 
 def _keeps_nothing(user: fx.Node) -> bool:
-    if user.target in INTEGER:
+    if user.target in OPERATORS:
         return kept_bits(user.args[-1]) is not None
     return op(user) in FREE or (is_view(user) and _is_free(user))

@@ -70,10 +70,16 @@ class QuantizedGradient:
             replace(graph, activation, output)
 
 
+def exact(activation: Activation) -> Codes | None:
+    """Return the codes that tell all slopes of a piecewise linear activation, None of others."""
+    steps = step_levels(TABLE[activation.name], activation.parameters)
+    return Codes((), steps, (len(steps) - 1).bit_length()) if steps else None
+
+
 def _codes(activation: Activation, bits: int, unbiased: bool) -> Codes:
+    if codes := exact(activation):
+        return codes
     row = TABLE[activation.name]
-    if steps := step_levels(row, activation.parameters):
-        return Codes((), steps, (len(steps) - 1).bit_length())
     found = levels(row, bits, parameters=activation.parameters, unbiased=unbiased)
     borders, values = tuple(found.borders.tolist()), tuple(found.levels.tolist())
     return Codes(borders, values, bits, found.even, unbiased, found.error)

@@ -7,17 +7,15 @@ has brought that near to the target, it is many times the difference, and so the
 
 from __future__ import annotations
 
+import functools
+
 from torch import fx
 
 from fxmem.passes.graph import ancestors, from_tangents, op_name, tensor
-from fxmem.passes.pair.eligible import why_exact
+from fxmem.passes.pair.codable import refusals
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.passes.pair.hoist import hoist, is_float, is_movable, kept_floats, known, passed
-from fxmem.passes.pair.masked import masked
 from fxmem.passes.pair.products import shape
-from fxmem.passes.pair.ranges import ranges
-from fxmem.passes.pair.sensitivity import logits
-from fxmem.passes.pair.unbounded import why_unbounded
 from fxmem.policy import Policy
 
 
@@ -27,22 +25,20 @@ def hoist_differences(pair: Pair, policy: Policy) -> None:
     if not nodes:
         return
     floats, tainted = kept_floats(pair), from_tangents(pair.backward.graph)
-    wide, limits = masked(pair) | logits(pair), ranges(pair)
+    refusal = refusals(pair, policy)
 
-    def is_encoded(storage: Storage) -> bool:
-        exact = storage.owner in wide or why_exact(pair, storage, policy)
-        return not exact and why_unbounded(pair, storage, limits) is None
-
-    encoded = set(filter(is_encoded, floats.values()))
-    ways = {s: set(passed(pair, s, tainted)) for s in encoded}
+    @functools.cache
+    def ways(storage: Storage) -> frozenset[fx.Node]:
+        return frozenset(passed(pair, storage, tainted))
 
     def sources_of(node: fx.Node) -> set[Storage]:
+        """Return what would be encoded of all that a node is made of."""
         made_of = ancestors([node], floats.__contains__)
-        return {floats[n] for n in made_of if n in floats} & encoded
+        return {floats[n] for n in made_of if n in floats and refusal(floats[n]) is None}
 
     def is_target(storages: set[Storage], difference: fx.Node) -> bool:
         """Whether nothing else is read of what one side is made of: it is not trained here."""
-        return all(difference in ways[s] for s in storages)
+        return all(difference in ways(s) for s in storages)
 
     found = []
     for node in nodes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,13 +11,10 @@ from torch import fx
 
 from fxmem.passes.graph import emit, numel, tensor
 from fxmem.passes.pair.allocate import Width, allocate
-from fxmem.passes.pair.eligible import why_exact
+from fxmem.passes.pair.codable import refusals
 from fxmem.passes.pair.graphs import Pair, Storage
-from fxmem.passes.pair.masked import masked
-from fxmem.passes.pair.ranges import ranges
 from fxmem.passes.pair.rewrite import Sizes, is_dense, substitute
-from fxmem.passes.pair.sensitivity import is_linear, logits
-from fxmem.passes.pair.unbounded import CONDITIONED, Ranges, conditioned, why_unbounded
+from fxmem.passes.pair.sensitivity import is_linear
 from fxmem.passes.rule import Match
 from fxmem.plan import Refusal, Site
 from fxmem.policy import Policy
@@ -44,9 +41,8 @@ class Encode:
         self, pair: Pair, storages: Sequence[Storage], policy: Policy
     ) -> list[Match | Refusal | None]:
         """Match big floating storages that nothing obliges to be exact."""
-        wide = _wide(pair) if policy.lossy else {}
-        known = ranges(pair) if policy.lossy else {}
-        refused = {s: _refuse(pair, s, policy, wide, known) for s in storages}
+        refusal = refusals(pair, policy) if policy.lossy else None
+        refused = {s: _refuse(s, policy, refusal) for s in storages}
         parts = {storage: _parts(storage) for storage in storages if refused[storage] is None}
         elements = {s: [numel(source) for source, _ in parts[s]] for s in parts}
         widths = allocate(pair, elements, policy) if parts else {}
@@ -67,25 +63,14 @@ class Encode:
             _encode_part(pair, source, members, match.recipe)
 
 
-def _wide(pair: Pair) -> dict[fx.Node, str]:
-    """Return the forward's nodes that no code serves, each with the sentence."""
-    logit = "logits: an error in them is a relative one of every probability of the loss"
-    mask = "a mask may have put -inf or the lowest number in it, which no scale spans with the rest"
-    by_mask, by_loss = dict.fromkeys(masked(pair), mask), dict.fromkeys(logits(pair), logit)
-    return {**dict.fromkeys(conditioned(pair), CONDITIONED), **by_mask, **by_loss}
-
-
 def _refuse(
-    pair: Pair, storage: Storage, policy: Policy, wide: dict[fx.Node, str], known: Ranges
+    storage: Storage, policy: Policy, refusal: Callable[[Storage], str | None] | None
 ) -> str | None:
     if not policy.allows(Encode.name):
         return f"rules forbid {Encode.name!r}"
-    if not policy.lossy:
+    if refusal is None:
         return f"preset {policy.preset!r} keeps it exactly"
-    why = why_exact(pair, storage, policy)
-    if why is None and storage.owner in wide:
-        return wide[storage.owner]
-    why = why or why_unbounded(pair, storage, known)
+    why = refusal(storage)
     if why is None and _parts(storage)[0][0] is storage.owner:
         return None if is_dense(tensor(storage.owner)) else "it has gaps in memory"
     return why

@@ -69,7 +69,7 @@ class Range:
         n = exponent.low
         if n != exponent.high or n < 0 or (n % 1 and self.low < 0):
             return Range(-inf if self.low < 0 else 0.0, inf, self.relative)
-        ends = [end**n for end in self._ends]
+        ends = [_to_the(n, end) for end in self._ends]
         crosses = n % 2 == 0 and self.low < 0 < self.high
         return Range(0.0 if crosses else min(ends), max(ends), self.relative)
 
@@ -86,22 +86,37 @@ def _product(node: fx.Node, a: Range, b: Range) -> Range:
     return a.power(Range(2, 2)) if node.args[0] is node.args[1] else a * b
 
 
+def _averaged(node: fx.Node, x: Range, *_: Range) -> Range:
+    return Range(x.low, x.high, x.relative and x.low >= 0)  # else terms may cancel
+
+
 def _summed(node: fx.Node, x: Range, *_: Range) -> Range:
-    n = (numel(node.args[0]) or 1) // max(numel(node) or 1, 1)
-    return x * Range(n, n, relative=True)
+    before, after = numel(node.args[0]), numel(node)
+    n = before / after if before and after else None
+    return _averaged(node, x) * Range(n or 1, n or inf, relative=True)
 
 
 def _full(node: fx.Node, *_: Range) -> Range:
     return _number(node.args[1])
 
 
-def _number(value: float) -> Range:
-    value = 0.0 if abs(value) < SMALL else float(value)  # it keeps nothing away from zero
+def _number(value: float, is_factor: bool = False) -> Range:
+    """A number; as a summand a small one keeps nothing away from zero."""
+    value = float(value) if is_factor or abs(value) >= SMALL else 0.0
     return Range(value, value, relative=value >= 0)
 
 
+def _to_the(n: float, base: float) -> float:
+    try:
+        return float(base) ** n
+    except OverflowError:
+        return -inf if base < 0 and n % 2 else inf
+
+
 WAVE, ANGLE, PART = Range(-1, 1), Range(-math.pi, math.pi), Range(0, 1, relative=True)
-SAME = {*CASTS, *(f"aten.{op}" for op in ("clone", "expand", "mean", "amax", "amin", "index"))}
+SAME = {*CASTS, *(f"aten.{op}" for op in ("clone", "expand", "amax", "amin", "index"))}
+FACTORS = ("aten.mul", "aten.div", "aten.pow")  # whose numbers are no summands
+MODES = {"alpha", "rounding_mode"}  # keywords with which an operator is another one
 # What an operator makes of the ranges of its arguments.
 OPERATORS: dict[str, Callable[..., Range]] = {
     **dict.fromkeys(SAME, lambda node, x, *_: x),
@@ -127,6 +142,7 @@ OPERATORS: dict[str, Callable[..., Range]] = {
     "aten.clamp_min": lambda node, x, low: _clamped(x, low, None),
     "aten.clamp_max": lambda node, x, high: _clamped(x, None, high),
     "aten.where": lambda node, _, x, y: x | y,
+    "aten.mean": _averaged,
     "aten.sum": _summed,
     "aten.full": _full,
     "aten.diagonal_scatter": lambda node, x, y, *_: x | y,
@@ -163,11 +179,14 @@ def _put(found: dict[fx.Node, Range], node: fx.Node) -> None:
         return
     if is_view(node):
         found[node] = found.get(node.args[0], Range())
+    elif node.kwargs.keys() & MODES:
+        found[node] = Range()
     else:
-        found[node] = operator(node, *(_range(arg, found) for arg in node.args))
+        is_factor = op_name(node) in FACTORS
+        found[node] = operator(node, *(_range(arg, found, is_factor) for arg in node.args))
 
 
-def _range(arg: object, found: dict[fx.Node, Range]) -> Range | None:
+def _range(arg: object, found: dict[fx.Node, Range], is_factor: bool) -> Range | None:
     if isinstance(arg, int | float):
-        return _number(arg)
+        return _number(arg, is_factor)
     return None if arg is None else found.get(arg, Range()) if isinstance(arg, fx.Node) else Range()

@@ -7,6 +7,7 @@ nearly dependent is as far away as it likes.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 
 from torch import fx
@@ -65,7 +66,7 @@ def conditioned(pair: Pair) -> set[fx.Node]:
         return set(ancestors(nodes, lambda n: not is_elementwise(n)))
 
     calls = [n for n in pair.forward.graph.nodes if _is_algebra(n)]
-    found = {part for call in calls for part in (call, *call.users)}
+    found = {part for call in calls for part in (call, *filter(_is_part, call.users))}
     for node in made_of(n for call in calls for n in call.all_input_nodes):
         if node.target in SQUARES:
             found |= set.intersection(*(made_of([factor]) for factor in node.args))
@@ -92,6 +93,11 @@ def _has_pole(user: fx.Node, value: fx.Node, known: Ranges) -> bool:
 def _is_place(user: fx.Node, value: fx.Node) -> bool:
     at = PLACES.get(op_name(user))
     return at is not None and user.args[at] is value
+
+
+def _is_part(node: fx.Node) -> bool:
+    """Whether a node is one of several results."""
+    return node.target is operator.getitem
 
 
 def _is_algebra(node: fx.Node) -> bool:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from fxmem.passes.graph import aten, emit, from_tangents, is_view, op_name
-from fxmem.passes.pair.discrete import MOVED
-from fxmem.passes.pair.eligible import why_exact
+from fxmem.passes.graph import aten, from_tangents, is_view, op_name
+from fxmem.passes.pair.codable import refusals
 from fxmem.passes.pair.graphs import Pair, Storage
+from fxmem.passes.pair.hoist import hoist, is_movable
 from fxmem.passes.pair.sensitivity import LINEAR
 from fxmem.policy import Policy
 
@@ -23,16 +23,15 @@ SCALES = {*LINEAR, "aten.mul", "aten.div", "aten.cat"}
 
 def hoist_waves(pair: Pair, policy: Policy) -> None:
     """Keep what the backward computes sines and cosines of, as far as it is for nothing else."""
-    if not (policy.lossy and policy.allows("encode")):
+    if not any(node.target in WAVES for node in pair.backward.graph.nodes):
         return
-    tainted = from_tangents(pair.backward.graph)
-    own = {n.name: n for n in pair.forward.graph.nodes}
+    tainted, refusal = from_tangents(pair.backward.graph), refusals(pair, policy)
     for storage in pair.storages():
-        if why_exact(pair, storage, policy) is None:
+        if refusal(storage) is None:
             ends = list(_ends(pair, storage, tainted))
-            if all(n.target in WAVES and n.args[0].name in own for n in ends):
+            if all(node.target in WAVES and is_movable(pair, node) for node in ends):
                 for node in ends:
-                    _move(pair, node, own[node.args[0].name])
+                    hoist(pair, node)
     pair.prune()
 
 
@@ -49,12 +48,3 @@ def _ends(pair: Pair, storage: Storage, tainted: set[fx.Node]) -> Iterator[fx.No
                 pending.append(user)
             else:
                 yield user
-
-
-def _move(pair: Pair, node: fx.Node, angle: fx.Node) -> None:
-    same = [n for n in angle.users if n.target is node.target]
-    with pair.forward.graph.inserting_after(angle):
-        wave = same[0] if same else emit(pair.forward.graph, node.target, angle, like=angle)
-    wave.meta[MOVED] = f"{node.name}: evaluated in the forward and kept, not recomputed"
-    node.replace_all_uses_with(pair.keep(wave))
-    pair.backward.graph.erase_node(node)

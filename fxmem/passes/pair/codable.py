@@ -1,0 +1,36 @@
+"""Which kept values no code may stand for, and why: asked by all that encode, or would."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from torch import fx
+
+from fxmem.passes.pair.eligible import why_exact
+from fxmem.passes.pair.graphs import Pair, Storage
+from fxmem.passes.pair.masked import masked
+from fxmem.passes.pair.ranges import ranges
+from fxmem.passes.pair.sensitivity import logits
+from fxmem.passes.pair.unbounded import CONDITIONED, conditioned, why_unbounded
+from fxmem.policy import Policy
+
+
+def refusals(pair: Pair, policy: Policy) -> Callable[[Storage], str | None]:
+    """Return what says why a storage must be kept as it is, None where a code may serve."""
+    wide, known = _wide(pair), ranges(pair)
+
+    @functools.cache
+    def refusal(storage: Storage) -> str | None:
+        why = why_exact(pair, storage, policy) or wide.get(storage.owner)
+        return why or why_unbounded(pair, storage, known)
+
+    return refusal
+
+
+def _wide(pair: Pair) -> dict[fx.Node, str]:
+    """Return the forward's nodes that no code serves, each with the sentence."""
+    logit = "logits: an error in them is a relative one of every probability of the loss"
+    mask = "a mask may have put -inf or the lowest number in it, which no scale spans with the rest"
+    by_mask, by_loss = dict.fromkeys(masked(pair), mask), dict.fromkeys(logits(pair), logit)
+    return {**dict.fromkeys(conditioned(pair), CONDITIONED), **by_mask, **by_loss}
