@@ -9,7 +9,7 @@ EIGHT = {"preset": "balanced", "bits": 8, "group": 64, "min_bytes": 0}
 
 
 def hidden(x, w):
-    return (x @ w).sin()
+    return (x @ w).sinh()
 
 
 class TestGraphs(TestCase):
@@ -26,12 +26,12 @@ reshape_default: float32[512] = aten.reshape.default(mm, [-1])
 encode_default = fxmem.encode.default(reshape_default, 8, 64, None)
 mm_codes: int8[512] = getitem(encode_default, 0)
 mm_scales: bfloat16[8] = getitem(encode_default, 1)
-sin: float32[8, 64] = aten.sin.default(mm)
+sinh: float32[8, 64] = aten.sinh.default(mm)
 permute: float32[64, 8] = aten.permute.default(primals_1, [1, 0])
 permute_1: float32[64, 64] = aten.permute.default(primals_2, [1, 0])
-return [sin, mm_codes, mm_scales, permute, permute_1]""",
+return [sinh, mm_codes, mm_scales, permute, permute_1]""",
         )
-        # decode comes right before cos, the first use, with the strides of mm.
+        # decode comes right before cosh, the first use, with the strides of mm.
         self.assertExpectedInline(
             g.backward.text,
             """\
@@ -41,8 +41,8 @@ permute: float32[64, 8]
 permute_1: float32[64, 64]
 tangents_1: float32[8, 64]
 decode_default: float32[8, 64] = fxmem.decode.default(mm_codes, mm_scales, [8, 64], [64, 1], 8, 64, torch.float32)
-cos: float32[8, 64] = aten.cos.default(decode_default)
-mul: float32[8, 64] = aten.mul.Tensor(tangents_1, cos)
+cosh: float32[8, 64] = aten.cosh.default(decode_default)
+mul: float32[8, 64] = aten.mul.Tensor(tangents_1, cosh)
 mm_1: float32[64, 64] = aten.mm.default(permute, mul)
 mm_2: float32[8, 64] = aten.mm.default(mul, permute_1)
 return [mm_2, mm_1]""",
@@ -51,7 +51,7 @@ return [mm_2, mm_1]""",
     def test_two_views_one_code(self):
         def two_views(x, w):
             h = x @ w
-            return h.view(16, 32).sin(), h.t() @ h
+            return h.view(16, 32).sinh(), h.t() @ h
 
         g = partitioned(two_views, leaf(8, 64), leaf(64, 64), policy=EIGHT)
         # One encode; the backward decodes once and replays the view.
@@ -66,12 +66,12 @@ encode_default = fxmem.encode.default(reshape_default, 8, 64, None)
 mm_codes: int8[512] = getitem(encode_default, 0)
 mm_scales: bfloat16[8] = getitem(encode_default, 1)
 view: float32[16, 32] = aten.view.default(mm, [16, 32])
-sin: float32[16, 32] = aten.sin.default(view)
+sinh: float32[16, 32] = aten.sinh.default(view)
 permute: float32[64, 8] = aten.permute.default(mm, [1, 0])
 mm_1: float32[64, 64] = aten.mm.default(permute, mm)
 permute_5: float32[64, 8] = aten.permute.default(primals_1, [1, 0])
 permute_6: float32[64, 64] = aten.permute.default(primals_2, [1, 0])
-return [sin, mm_1, mm_codes, mm_scales, permute_5, permute_6]""",
+return [sinh, mm_1, mm_codes, mm_scales, permute_5, permute_6]""",
         )
         self.assertExpectedInline(
             g.backward.text,
@@ -90,8 +90,8 @@ permute_2: float32[64, 64] = aten.permute.default(tangents_2, [1, 0])
 mm_3: float32[8, 64] = aten.mm.default(decode_default, permute_2)
 add: float32[8, 64] = aten.add.Tensor(mm_2, mm_3)
 view: float32[16, 32] = aten.view.default(decode_default, [16, 32])
-cos: float32[16, 32] = aten.cos.default(view)
-mul: float32[16, 32] = aten.mul.Tensor(tangents_1, cos)
+cosh: float32[16, 32] = aten.cosh.default(view)
+mul: float32[16, 32] = aten.mul.Tensor(tangents_1, cosh)
 view_1: float32[8, 64] = aten.view.default(mul, [8, 64])
 add_1: float32[8, 64] = aten.add.Tensor(add, view_1)
 mm_4: float32[64, 64] = aten.mm.default(permute_5, add_1)
@@ -146,10 +146,10 @@ inductor_seeds_default: int64[1] = prims.inductor_seeds.default(1, cpu)
 encode_default = fxmem.encode.default(reshape_default, 8, 64, inductor_seeds_default)
 mm_codes: int8[512] = getitem(encode_default, 0)
 mm_scales: bfloat16[8] = getitem(encode_default, 1)
-sin: float32[8, 64] = aten.sin.default(mm)
+sinh: float32[8, 64] = aten.sinh.default(mm)
 permute: float32[64, 8] = aten.permute.default(primals_1, [1, 0])
 permute_1: float32[64, 64] = aten.permute.default(primals_2, [1, 0])
-return [sin, mm_codes, mm_scales, permute, permute_1]""",
+return [sinh, mm_codes, mm_scales, permute, permute_1]""",
         )
         assert g.backward.ops["prims.inductor_seeds"] == 0
 
