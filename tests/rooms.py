@@ -16,8 +16,8 @@ PAIR_TOOLS = tuple(
     f"fxmem.passes.pair.{name}"
     for name in (
         *("graphs", "rewrite", "eligible", "sensitivity", "allocate"),
-        *("cones", "products", "curves", "steps", "masked", "ranges", "unbounded", "codable"),
-        "hoist",
+        *("cones", "products", "curves", "steps", "hoist"),
+        *("masked", "ranges", "unbounded", "codable"),
     )
 )
 TOOLS = ("torch", "fxmem.passes.graph", *DECISIONS)
@@ -26,7 +26,7 @@ FORWARD_TOOLS = tuple(
     f"fxmem.passes.forward.{name}"
     for name in (
         *("dialect", "effects", "constants", "cones", "known", "activations", "eager", "uses"),
-        *("traced", "emit", "nested", "rule"),
+        *("traced", "emit", "coded", "nested", "rule"),
         *("loss_path", "losses", "z_loss"),
     )
 )
@@ -96,9 +96,7 @@ ROOMS = {
     "fxmem.integer": Room(INTEGERS),
     "fxmem.nn.quantized": Room((*INTEGERS, "fxmem.nn.quantized")),
     "fxmem.passes.forward.integer": Room((*FORWARD, "fxmem.integer")),
-    "fxmem.passes.forward.exact_codes": Room(
-        (*FORWARD, "fxmem.integer", "fxmem.passes.forward.quantized_gradient")
-    ),
+    "fxmem.passes.forward.exact_codes": Room((*FORWARD, "fxmem.integer")),
     "fxmem.weights": Room(("torch", "fxmem.quantizers", "fxmem.weights")),
     "fxmem.weights.rewritten": Room((*INTEGERS, "fxmem.weights")),
 }
