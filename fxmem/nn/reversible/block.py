@@ -39,13 +39,13 @@ class Block:
         The input goes in as a view of itself: gradients from several uses within the block are
         summed before they meet the stream's own, in the same order whatever is kept.
         """
-        inside = self._inside(instead)
+        inside = self._places(self._inside(instead))
         sent = dict(inside)
         args = (source.view_as(source), *args)
         if not inside:
             f = self.function(*args, **kwargs)
         else:
-            f = torch.func.functional_call(self.function, inside, args, kwargs)
+            f = torch.func.functional_call(self.function, inside, args, kwargs, tie_weights=False)
         if instead is None:
             self._bring_home(sent, inside)
         checks.check_output(self.label, f)
@@ -57,6 +57,25 @@ class Block:
             return inside
         own = {**dict(self.function.named_parameters()), **dict(self.function.named_buffers())}
         return {name: t.to(self.device) for name, t in {**own, **inside}.items()}
+
+    def _places(self, inside: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what stands in each place of a tensor, be it tied or in a module of several names.
+
+        functional_call would find both, but leave in the latter for good what it was lent.
+        """
+        if not inside:
+            return inside
+        function = self.function
+        own = dict(function.named_parameters(remove_duplicate=False))
+        own.update(function.named_buffers(remove_duplicate=False))
+        lent = {own[name]: t for name, t in inside.items() if name in own}
+        places = {}
+        for path, module in function.named_modules():
+            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                place = f"{path}.{name}" if path else name
+                if place in inside or tensor in lent:
+                    places[place] = inside.get(place, lent.get(tensor))
+        return places
 
     def _bring_home(self, sent: dict[str, Tensor], inside: dict[str, Tensor]) -> None:
         """Copy back what the call changed, or replaced, of buffers that it had elsewhere."""

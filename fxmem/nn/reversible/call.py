@@ -39,28 +39,44 @@ class Call:
     sample: repeats.Sample | None = None
 
     def __post_init__(self) -> None:
-        self.trained = [p for p in self.parameters.values() if p.requires_grad]
+        self.trained = [name for name, p in self.parameters.items() if p.requires_grad]
         self.versions = [p._version for p in self.parameters.values()]
 
     def first(self, source: Tensor, tensors: list[Tensor]) -> Tensor:
         """Call the block, and note what a second call must find."""
         version = source._version
-        self.surroundings = Surroundings(self.step.block, devices_of(source, *self.trained))
+        devices = devices_of(source, *self.learned(self.parameters))
+        self.surroundings = Surroundings(self.step.block, devices)
         with self.surroundings.autocast(), checks.reading(self.step.label):
             f = self.block(source, *self._arguments(tensors))
         self.surroundings.settle()
         checks.check_untouched(self.step.label, source, version)
         return f
 
-    def again(self, source: Tensor, tensors: list[Tensor]) -> Tensor:
+    def again(self, source: Tensor, tensors: list[Tensor], parameters: dict[str, Tensor]) -> Tensor:
         """Call the block as the first time; within `surroundings.again()`.
 
         With functional_call around the chain, its parameters are no longer the module's own.
         """
         now = self.block.parameters()
-        lent = {name: p for name, p in self.parameters.items() if now.get(name) is not p}
+        lent = {name: p for name, p in parameters.items() if now.get(name) is not p}
         instead = {**lent, **self.surroundings.buffers()}
         return self.block(source, *self._arguments(tensors), instead)
+
+    def learned(self, parameters: dict[str, Tensor]) -> list[Tensor]:
+        """Return those of the parameters that wanted a gradient when the block was called."""
+        return [parameters[name] for name in self.trained]
+
+    def differentiated(self) -> dict[str, Tensor]:
+        """Return the parameters by name, with others in place of those that have hooks.
+
+        A hook is called where the gradient leaves the step: within, it would be called once more.
+        """
+        hooked = {name for name, p in self.parameters.items() if p._backward_hooks}
+        return {
+            name: p.detach().requires_grad_() if name in hooked else p
+            for name, p in self.parameters.items()
+        }
 
     def _arguments(self, tensors: list[Tensor]) -> tuple[tuple, dict[str, Any]]:
         flat = list(self.others)
@@ -79,13 +95,13 @@ class Call:
         if needed and not (step._repeated or f.is_meta):
             self.sample = repeats.Sample.of(source, f)
         if not step._checked or (f.requires_grad and not needed):
-            self.check_captured(step.joined(a, source, f), (a, source, *tensors))
+            known = (a, source, *tensors, *self.parameters.values())
+            self.check_captured(step.joined(a, source, f), known)
         if not (step._checked or f.is_meta):
             step._checked = self.tape.keeps_inputs or self._inverts(a, source, f)
 
-    def check_captured(self, outputs: Streams, inputs: Iterable[Tensor]) -> None:
-        """Raise ValueError if a gradient goes past the inputs and the block's own parameters."""
-        known = (*inputs, *self.parameters.values())
+    def check_captured(self, outputs: Streams, known: Iterable[Tensor]) -> None:
+        """Raise ValueError if a gradient goes past the inputs and parameters that are known."""
         repeats.check_captured(self.step.label, outputs, known, self.others)
 
     def check_repeated(self, source: Tensor, f: Tensor) -> None:

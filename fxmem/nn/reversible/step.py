@@ -8,6 +8,8 @@ next one gives. Gomez et al. 2017, The Reversible Residual Network, algorithm 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,7 +66,7 @@ class Step(torch.nn.Module):
         parameters = block.parameters()
         checks.check_initialized(self.label, parameters.values())
         call = Call(self, tape, block, position, spec, others, where, parameters)
-        return StepFunction.apply(call, a, b, *tensors, *call.trained)
+        return StepFunction.apply(call, a, b, *tensors, *call.learned(parameters))
 
     def _plain(
         self, tape: Tape, block: Block, a: Tensor, b: Tensor, args: tuple, kwargs: dict[str, Any]
@@ -124,21 +126,25 @@ class StepFunction(torch.autograd.Function):
         call, needs = ctx.call, ctx.needs_input_grad[1:]
         checks.check_unchanged(call.step.label, call.parameters.values(), call.versions)
         own = ctx.saved_tensors[: len(call.where)]
-        tensors = _leaves(own, needs[2:])
+        tensors, parameters = _leaves(own, needs[2:]), call.differentiated()
+        again = partial(call.again, tensors=tensors, parameters=parameters)
         with call.surroundings.again():
-            first, source, f = _recomputed(call, ctx.saved_tensors[len(own) :], tensors, needs)
+            first, source, f = _recomputed(call, again, ctx.saved_tensors[len(own) :], needs)
             call.check_repeated(source, f)
             with torch.enable_grad():
                 after = call.step.coupling.forward(first, source, f)
             leaves = (first, source, *tensors)
-            call.check_captured(after, leaves)
-            found = _gradients(after, grads, (*leaves, *call.trained), needs)
+            call.check_captured(after, (*leaves, *parameters.values()))
+            found = _gradients(after, grads, (*leaves, *call.learned(parameters)), needs)
         repeats.close(call.step.label, leaves)
         return None, *found
 
 
 def _recomputed(
-    call: Call, kept: tuple[Tensor, ...], tensors: list[Tensor], needs: tuple[bool, ...]
+    call: Call,
+    again: Callable[[Tensor], Tensor],
+    kept: tuple[Tensor, ...],
+    needs: tuple[bool, ...],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the streams before the step as leaves, and the block's output with its graph."""
     arithmetic, coupling = call.tape.arithmetic, call.step.coupling
@@ -146,7 +152,7 @@ def _recomputed(
     read = kept[1] if kept else arithmetic.source(state, coupling)
     (source,) = _leaves([like(read, call.layouts[1])], needs[1:])
     with torch.enable_grad():
-        f = call.again(source, tensors)
+        f = again(source)
     if not kept:
         before = arithmetic.back(state, coupling, source.detach(), f.detach())
         call.tape.put(before, call.position)

@@ -67,6 +67,27 @@ def test_two_forwards_before_their_backwards():
     assert_close(found[1], found[0], rtol=1e-12)
 
 
+@pytest.mark.parametrize("options", [{}, {"memory": "checkpoint"}, {"exact": True}], ids=str)
+def test_a_hook_of_a_parameter_is_called_once(options):
+    """Be the parameter used by one block, twice by one, or by two."""
+    shared, tied = linear(3).double(), nn.Sequential(linear(3).double(), nn.Tanh())
+    tied.append(tied[0])
+    chain = ReversibleSequential(shared, tied, shared, split_dim=1, **options)
+    chain(x_for()).pow(2).sum().backward()
+    plain = {name: p.grad for name, p in chain.named_parameters()}
+    chain.zero_grad()
+    calls = []
+    for name, p in chain.named_parameters():
+        p.register_hook(lambda g, name=name: calls.append(name) or 10 * g)
+    chain(x_for()).pow(2).sum().backward()
+    assert sorted(calls) == sorted(plain)
+    for name, p in chain.named_parameters():
+        assert torch.equal(p.grad, 10 * plain[name])
+    weight = next(tied.parameters())
+    (found,) = torch.autograd.grad(chain(x_for()).pow(2).sum(), weight)
+    assert torch.equal(found, weight.grad)
+
+
 def test_half_of_the_output_is_used():
     found = []
     for chain in pair():

@@ -23,6 +23,18 @@ def test_dropout_and_batch_norm():
         assert all(step.block.norm.num_batches_tracked == 1 for step in other)
 
 
+def test_a_layer_of_two_names_in_a_block_keeps_its_own_tensors():
+    norm = nn.BatchNorm1d(3)
+    plain, *others = chains([nn.Sequential(norm, linear(3), nn.Tanh(), norm).double()], KEPT)
+    x = torch.randn(5, 6, dtype=torch.float64)
+    wanted = trained(plain, x)
+    for other in others:
+        own = dict(other.named_buffers())
+        assert_close(trained(other, x), wanted)
+        assert all(own[name] is buffer for name, buffer in other.named_buffers())
+        assert_close([*own.values()], [*plain.buffers()])
+
+
 def test_the_generator_goes_on_where_it_was():
     model = ReversibleSequential(Conv(2), Conv(2))
     x = torch.randn(2, 4, 4, 4, requires_grad=True)
