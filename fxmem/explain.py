@@ -26,16 +26,18 @@ def explain(
 ) -> Report:
     """Compile a model as backend="fxmem" does, but without Inductor, and report on it.
 
-    The model is run forward on the inputs, so its gradients must be enabled: once to trace it (or
-    twice, with and without rules asked for by name) and twice to measure what eager keeps. Random
-    state and buffers are put back afterwards. Where linear layers keep sketches and the model is an
-    nn.Module that returns a loss, alone or among its outputs, it is run forward and backward once
-    more, and the variance of each sketch is told beside the batch's own.
+    What has been compiled already is taken as the eager code that it was made of. The model is run
+    forward on the inputs, so its gradients must be enabled: once to trace it (or twice, with and
+    without rules asked for by name) and twice to measure what eager keeps. Random state and buffers
+    are put back afterwards. Where linear layers keep sketches and the model is an nn.Module that
+    returns a loss, alone or among its outputs, it is run forward and backward once more, and the
+    variance of each sketch is told beside the batch's own.
 
     Args:
         model: an nn.Module or a function.
         args, kwargs: its inputs.
-        policy: a :class:`Policy`, a preset's name or a dict of options; default: exact.
+        policy: a :class:`Policy`, a preset's name or a dict of options; default: exact, however
+            the model has been compiled.
 
     Raises:
         PolicyError: for an impossible policy.
@@ -56,8 +58,9 @@ def explain(
                     outside = _outside(call, observer)
         if not found.plans:
             raise ValueError(f"nothing is kept: {_why_nothing(outside)}")
-        baselines = _eager(model, args, kwargs)
-        noise = _noise(model, _sketched(found, model), args, kwargs)
+        with torch.compiler.set_stance("force_eager"):
+            baselines = _eager(model, args, kwargs)
+            noise = _noise(model, _sketched(found, model), args, kwargs)
     baselines["inductor"] = (plain if plain.plans else found).inductor + outside
     if plain.plans:
         baselines["fxmem, without rules asked for"] = Report(tuple(plain.plans)).kept + outside
@@ -104,7 +107,8 @@ def _sketched(found: Observer, model: Callable[..., Any]) -> dict[str, Projectio
     from fxmem.ops.sketches.projection import Projection
     from fxmem.passes.graph import module_path
 
-    modules = dict(model.named_modules()) if isinstance(model, torch.nn.Module) else {}
+    own_paths = dict(model.named_modules()) if isinstance(model, torch.nn.Module) else {}
+    traced_as = {path.replace("_orig_mod.", ""): path for path in own_paths}
     sketches = (torch.ops.fxmem.sketch.default, torch.ops.aten.index_select.default)
     nodes = (node for _, backward in found.graphs for node in backward.graph.nodes)
     paths = dict.fromkeys(module_path(node) for node in nodes if node.target in sketches)
@@ -112,11 +116,12 @@ def _sketched(found: Observer, model: Callable[..., Any]) -> dict[str, Projectio
     wanted = {}
     for path in paths:
         ratio = found.policy.ratio("sketch", path)
-        own = getattr(modules.get(path), "projection", None)
+        module = own_paths.get(own_path := traced_as.get(path))
+        own = getattr(module, "projection", None)
         if isinstance(own, Projection):
-            wanted[path] = own
-        elif hasattr(modules.get(path), "weight") and ratio:
-            wanted[path] = Projection(ratio, matmul=kind)
+            wanted[own_path] = own
+        elif hasattr(module, "weight") and ratio:
+            wanted[own_path] = Projection(ratio, matmul=kind)
     return wanted
 
 

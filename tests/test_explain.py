@@ -22,9 +22,33 @@ def test_explain_reports_and_holds_the_graphs():
     assert [e.residual.module for e in report.entries] == ["0"]
 
 
-def test_explain_takes_a_compiled_model():
-    report = fxmem.explain(torch.compile(model(), backend="eager"), torch.randn(512, 64))
-    assert [e.residual.module for e in report.entries] == ["0"]
+class Loss(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = model()
+
+    def forward(self, x):
+        return self.inner(x).square().mean()
+
+
+def by_call(m, **options):
+    return torch.compile(m, backend="fxmem", options=options)
+
+
+def in_place(m, **options):
+    m.compile(backend="fxmem", options=options)
+    return m
+
+
+@pytest.mark.parametrize("compiled", [by_call, in_place])
+def test_explain_takes_a_compiled_model_as_what_it_was_made_of(compiled):
+    x, policy = torch.randn(512, 64), {"rules": {"sketch": {"ratio": 0.2, "force": True}}}
+    wanted = fxmem.explain(Loss(), x, policy=policy)
+    found = fxmem.explain(compiled(Loss(), preset="compact", inner="aot_eager"), x, policy=policy)
+    assert found.baselines == wanted.baselines
+    assert found.kept == wanted.kept
+    notes = [sum("the batch's own" in n for n in r.plans[-1].notes) for r in (found, wanted)]
+    assert notes[0] == notes[1] > 0
 
 
 def test_explain_takes_several_random_ops():
