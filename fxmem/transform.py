@@ -77,5 +77,8 @@ def report(gm: fx.GraphModule) -> Report:
     """
     plans: tuple[Plan, ...] | None = getattr(gm, "meta", {}).get(PLANS)
     if plans is None:
-        raise LookupError("this module carries no plan: it is not what fxmem.transform returned")
+        raise LookupError(
+            "this module carries no plan: it is not what fxmem.transform returned, or has been "
+            "pickled since"
+        )
     return Report(plans, unchanged="eager, for activations and norms")

@@ -198,7 +198,8 @@ def test_a_report_of_something_else_is_refused():
     with pytest.raises(LookupError) as error:
         fxmem.report(symbolic(nn.GELU()))
     assert str(error.value) == (
-        "this module carries no plan: it is not what fxmem.transform returned"
+        "this module carries no plan: it is not what fxmem.transform returned, or has been "
+        "pickled since"
     )
 
 

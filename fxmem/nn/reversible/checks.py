@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 from torch.nn.parameter import is_lazy
 
+from fxmem.ops.eager import is_transformed
+
 from .couplings import Coupling, Streams
 
 Tensor = torch.Tensor
@@ -66,6 +68,15 @@ def reading(label: str) -> Iterator[None]:
 
 _WRITTEN = "is being used in an in-place operation", "is being modified inplace"
 _IN_PLACE = "{} changes its input in place, and that is needed once more: use inplace=False"
+
+
+def check_not_transformed(label: str) -> None:
+    """Raise RuntimeError under torch.func, which would differentiate otherwise than a step does."""
+    if is_transformed():
+        raise RuntimeError(
+            f"{label} is undone by backward() and torch.autograd.grad alone, not by torch.func: "
+            'memory="none" is a chain that torch.func takes'
+        )
 
 
 def check_not_sharded(label: str, block: Any) -> None:

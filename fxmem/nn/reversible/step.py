@@ -58,6 +58,7 @@ class Step(torch.nn.Module):
         block = Block(self.block, self.label, self.target_device)
         if tape.plain:
             return self._plain(tape, block, a, b, args, kwargs)
+        checks.check_not_transformed(self.label)
         checks.check_not_sharded(self.label, self.block)
         flat, spec = tree_flatten((args, kwargs))
         tensors = [x for x in flat if isinstance(x, Tensor)]

@@ -104,6 +104,15 @@ def test_second_derivatives_are_refused(memory):
         torch.autograd.grad(model(x).sum(), x, create_graph=True)
 
 
+def test_torch_func_takes_a_chain_that_keeps_all():
+    kept, reversible = pair()
+    x = x_for().requires_grad_()
+    (wanted,) = torch.autograd.grad(kept(x).sum(), x)
+    assert_close([torch.func.grad(lambda x: kept(x).sum())(x)], [wanted], rtol=1e-12)
+    with pytest.raises(RuntimeError, match=r'not by torch\.func: memory="none"'):
+        torch.func.grad(lambda x: reversible(x).sum())(x)
+
+
 def test_second_derivatives_with_all_kept():
     x = x_for().requires_grad_()
     model = ReversibleSequential(linear(3).double(), memory="none")
