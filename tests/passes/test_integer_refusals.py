@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import fxmem
@@ -41,6 +42,35 @@ def test_refused(name):
     middle, why = MIDDLES[name]
     model = nn.Sequential(nn.Conv2d(3, 4, 1), middle, nn.Conv2d(4, 3, 1))
     assert refusals(fxmem.transform(symbolic(model), asked("int8")))["1"] == why
+
+
+class Filtered(nn.Module):
+    """Products with buffers at both ends and in the middle, as of a filterbank; one turned over."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("bank", torch.randn(6, 8))
+        self.layers = nn.ModuleList(
+            nn.Linear(6, 6, bias=False).requires_grad_(i != 1) for i in range(3)
+        )
+
+    def forward(self, x):
+        x = F.linear(x, self.bank).tanh()
+        for layer in self.layers:
+            x = F.linear(F.linear(layer(x).tanh(), self.bank.t()), self.bank)
+        return x
+
+
+@pytest.mark.parametrize("dialect", ["symbolic_trace", "dynamo", "export"])
+def test_products_with_buffers_are_no_layers(dialect):
+    """Nor do they count as the first layer or the last; what is frozen does."""
+    model, x = Filtered(), torch.randn(5, 8)
+    gm = fxmem.transform(DIALECTS[dialect](model, x), asked("int8"))
+    entries = [e for e in fxmem.report(gm).entries if e.rule == "integer"]
+    whys = [getattr(e, "why", "integers") for e in entries]
+    buffers = ["its weight is a buffer or a constant: no layer's, so it stays as it is"] * 2
+    ends = [END.format("first"), "integers", END.format("last")]
+    assert whys == [*buffers[1:], *(w for end in ends for w in (end, *buffers))]
 
 
 def test_autocast_of_fixed_point_is_refused():

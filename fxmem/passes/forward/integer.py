@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from fxmem.compat import hint
 from fxmem.integer.functional import geometry, operator_of
@@ -23,7 +23,7 @@ from fxmem.passes.forward.dialect import module_of, op
 from fxmem.passes.forward.emit import erase
 from fxmem.passes.forward.nested import called
 from fxmem.passes.forward.traced import dtype_of, shape_of, traced
-from fxmem.passes.graph import ORIGIN, module_path
+from fxmem.passes.graph import ORIGIN, ancestors, module_path
 from fxmem.plan import Plan, Refusal, Residual, Site
 from fxmem.policy import Policy
 
@@ -35,6 +35,7 @@ LAYERS = ("linear", "conv1d", "conv2d", "convolution")
 # Of this graph: that it is part of a model, behind a break or compiled by itself, nothing says.
 END = "the {} layer of this graph stays as it is, without the option first_and_last"
 FIXED = "wageubn"  # methods on grids that half precision would round
+CONSTANT = "its weight is a buffer or a constant: no layer's, so it stays as it is"
 Found = list[tuple[fx.GraphModule, fx.Node]]
 
 
@@ -44,11 +45,12 @@ def rewrite_layers(gm: fx.GraphModule, policy: Policy) -> list[Plan]:
     Returns: what was decided, in one plan.
     """
     layers = list(_layers(gm))
-    ends = {0: "first", len(layers) - 1: "last"}
+    learned = [node for _, node in layers if not _is_constant(node)]
+    ends = dict(zip((*learned[:1], *learned[-1:]), ("first", "last"), strict=False))
     ends = {} if policy.option(NAME, "first_and_last", False) else ends
     method, entries = policy.option(NAME, "method", None), []
-    for place, (owner, node) in enumerate(layers):
-        why = END.format(ends[place]) if place in ends else _why_not(node, method)
+    for owner, node in layers:
+        why = END.format(ends[node]) if node in ends else _why_not(node, method)
         entries.append(_entry(node, method, why))
         if why is None:
             _replace(owner.graph, node, method)
@@ -90,12 +92,31 @@ def _given(node: fx.Node) -> dict[str, Any]:
 def _weight(node: fx.Node) -> Any:
     if node.op == "call_module":
         return module_of(node).weight
-    weight = _given(node)["weight"]
-    return attribute(weight) if weight.op == "get_attr" else traced(weight)
+    return _value(_given(node)["weight"])
+
+
+def _value(node: fx.Node) -> Any:
+    return attribute(node) if node.op == "get_attr" else traced(node)
+
+
+def _is_constant(node: fx.Node) -> bool:
+    """Whether a weight is made of what is known to be no parameter, and to want no gradient."""
+    if node.op == "call_module":
+        return not _is_learned(_weight(node))
+    made_of = ancestors([_given(node)["weight"]], lambda n: n.op == "call_module")
+    if any(n.op == "call_module" for n in made_of):
+        return False
+    return not any(_is_learned(_value(n)) for n in made_of if n.op in ("get_attr", "placeholder"))
+
+
+def _is_learned(value: Any) -> bool:
+    return value is None or isinstance(value, nn.Parameter) or value.requires_grad
 
 
 def _why_not(node: fx.Node, method: str) -> str | None:
     """Return why a layer is left as it is, None where it is to compute in integers."""
+    if _is_constant(node):
+        return CONSTANT
     given, weight = _given(node), _weight(node)
     dims = getattr(weight, "dim", lambda: 0)()
     if dims not in ((2,) if op(node) == "linear" else (3, 4)):
