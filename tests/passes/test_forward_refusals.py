@@ -56,6 +56,10 @@ REFUSED = {
         "the output of softplus does not determine its slope",
     ),
     "no consumer": (MLP(nn.GELU(), nn.Identity()), "nothing else keeps its output"),
+    "consumer of a copy": (
+        MLP(lambda h: F.gelu(h).view(2, 2, 16).transpose(0, 1).contiguous()),
+        "nothing else keeps its output",
+    ),
     "consumer without a product": (
         MLP(nn.GELU(), nn.AvgPool1d(2)),
         "nothing else keeps its output",

@@ -24,6 +24,10 @@ def rms(x, weight):
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * weight
 
 
+def turned(m, x):
+    return F.layer_norm(x * 2, (256,), m.weight).view(16, 4, 256).transpose(0, 1)
+
+
 def llama(m, x):
     return m.last(rms(x * 2, m.weight))
 
@@ -47,6 +51,11 @@ AROUND = {
     "torch's, of what gelu keeps": lambda m, x: (
         m.last(F.layer_norm(h := x * 2, (256,), m.weight)) + F.gelu(h)
     ),
+    "torch's, copied": lambda m, x: m.last(turned(m, x).contiguous()),
+    "torch's, copied by reshape": lambda m, x: m.last(turned(m, x).reshape(64, 256)),
+    "torch's, contiguous already": lambda m, x: m.last(
+        turned(m, x).transpose(0, 1).contiguous().reshape(-1, 256)
+    ),
     "torch's": lambda m, x: m.last(F.layer_norm(x * 2, (256,), m.weight)),
 }
 GAIN = {"linear", "two linears", "kept by nothing", "sigmoid", "tanh, then linear", "of sigmoid"}
@@ -54,6 +63,7 @@ GAIN |= {
     "to silu by hand",
     "of a value that a product keeps",
     "of a value that sin keeps",
+    "torch's, contiguous already",
     "torch's",
 }
 

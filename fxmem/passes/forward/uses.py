@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx, nn
 
-from fxmem.passes.forward.constants import attribute
+from fxmem.compat import hint
+from fxmem.passes.forward.constants import attribute, call
 from fxmem.passes.forward.dialect import CASTS, is_view, module_of, op
+from fxmem.passes.forward.eager import plainly
 from fxmem.passes.forward.effects import readers
-from fxmem.passes.forward.traced import dtype_of
+from fxmem.passes.forward.traced import dtype_of, traced
 
 # Products keep each factor if another factor wants a gradient: which arguments are factors.
 CONVOLUTIONS = [f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (1, 2, 3)]
@@ -89,4 +93,34 @@ def _hands_on(node: fx.Node) -> bool:
         return isinstance(module, nn.Identity) or (
             isinstance(module, nn.modules.dropout._DropoutNd) and module.p == 0
         )
-    return is_view(node) and op(node) not in CASTS - {"contiguous"}
+    return is_view(node) and op(node) not in CASTS - {"contiguous"} and not _copies(node)
+
+
+def _copies(view: fx.Node) -> bool:
+    """Whether what may return a view makes a copy, as the strides that a tracer has noted tell.
+
+    Where it has noted none, a view is made contiguous because it is not.
+    """
+    if not view.args or not isinstance(view.args[0], fx.Node):
+        return False
+    source = traced(view.args[0])
+    if source is None:
+        return op(view) == "contiguous" and is_view(view.args[0])
+    if not isinstance(source, torch.Tensor) or source.layout is not torch.strided:
+        return False
+    sizes, strides = ([hint(n) for n in given] for given in (source.size(), source.stride()))
+    if None in sizes + strides:
+        return False
+    with plainly():
+        given = torch.empty_strided(sizes, strides, dtype=source.dtype, device="meta")
+        rest = fx.map_arg(view.args[1:], lambda node: _sized(traced(node)))
+        result = call(view, (given, *rest), view.kwargs)
+    return isinstance(result, torch.Tensor) and _storage(result) != _storage(given)
+
+
+def _sized(value: Any) -> Any:
+    return hint(value) if isinstance(value, torch.SymInt) else value
+
+
+def _storage(x: torch.Tensor) -> int:
+    return x.untyped_storage()._cdata
