@@ -4,7 +4,8 @@ The gradient is exact but for rounding: in half precision its error is at most t
 norm, whatever weight and bias are. Kept are the output, which a linear layer or a convolution that
 follows keeps anyway, 1 / deviation, and the normalised input of those channels whose weight is 0 or
 smaller than the bias / 1.4, or in which elu has rounded too much to its limit: where that input is
-about normal, from a weight of 1.3 on. They are found at each call; on a GPU, where to count them
+about normal, from a weight of 1.3 on; or that a slope takes below the dtype's smallest normal
+number. They are found at each call; on a GPU, where to count them
 would wait for the device, `fxmem.ops.norms.channels` says how many have a place, and without a
 weight elu keeps all of them.
 

@@ -70,6 +70,32 @@ def test_error(weight, bias, dtype):
 
 
 @pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("slope", [1e-4, 1e-6, 1e-8])
+@pytest.mark.parametrize("name", ["leaky_relu", "elu"])
+def test_slopes_that_underflow(name, slope, affine):
+    """At most twice plain's: what float16 has no numbers for is kept beside the output."""
+    ours = nn.BatchNorm2d(C, affine=affine, activation=name, activation_param=slope).half()
+    plain = torch.nn.BatchNorm2d(C, affine=affine)
+    exact, act = copy.deepcopy(plain).double(), getattr(F, name)
+    torch.manual_seed(1)
+    found, (x, grad) = [], (sample(far=False).half(), torch.randn(SIZE).half())
+    calls = (
+        (exact, lambda y: act(y, slope)),
+        (ours, lambda y: y),
+        (plain.half(), lambda y: act(y, slope)),
+    )
+    for module, call in calls:
+        leaf = x.to(torch.double if module is exact else torch.half).requires_grad_()
+        leaves = [leaf, *module.parameters()]
+        found.append(torch.autograd.grad(call(module(leaf)), leaves, grad.to(leaf.dtype)))
+    errors = [
+        [((a - b).norm() / b.norm()).item() for a, b in zip(f, found[0], strict=True)]
+        for f in found
+    ]
+    assert all(a <= max(2 * b, 5e-4) for a, b in zip(*errors[1:], strict=True))
+
+
+@pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("waits", [True, False])
 def test_kept_bytes(waits, affine, monkeypatch):
     """At a weight of 1 the output alone; of channels with few elements far off, x_hat too."""

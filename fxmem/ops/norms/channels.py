@@ -64,6 +64,16 @@ def least(dtype: torch.dtype) -> float:
 
 
 @functools.cache
+def underflow(dtype: torch.dtype, slope: float) -> float:
+    """Return the bias that loses all weights whose product with a slope underflows, 0 for none.
+
+    x_hat of such a channel is off by more than a rounding of 1 wherever the slope has been applied.
+    """
+    smallest = torch.finfo(dtype).tiny / slope
+    return smallest * LARGEST_SHIFT if smallest > least(dtype) else 0.0
+
+
+@functools.cache
 def steepest(dtype: torch.dtype) -> float:
     """Return the largest shift of a channel without a place: x_hat is off by a rounding's root."""
     return torch.finfo(dtype).eps ** -0.5

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from .channels import saturation
+from .channels import saturation, underflow
 
 aten = torch.ops.aten
 Tensors = tuple[torch.Tensor | None, ...]
@@ -145,9 +145,12 @@ class BatchNorm(Norm):
         return activate(y, self.activation)
 
     def watched(self, weight, bias, y) -> Tensors:
-        if self.activation[0] != "elu":
+        name, slope = self.activation
+        floor = 0.0 if name == "identity" else underflow(y.dtype, slope)
+        if name != "elu" and not floor:
             return weight, bias
-        limit = saturation(y)
+        limit = saturation(y) if name == "elu" else y.new_zeros(y.shape[1], dtype=torch.float32)
+        limit = limit.clamp_(min=floor) if floor else limit
         weight = torch.ones_like(limit) if weight is None else weight
         return weight, limit if bias is None else torch.maximum(bias.abs(), limit)
 
