@@ -9,9 +9,12 @@ import torch
 
 from fxmem import ops
 from fxmem.ops.eager import returned
+from fxmem.ops.second import undifferentiable
 
 from .packed import GRIDS, Packed, Scale
 from .rounding import widened
+
+SECOND = "a gradient that a quantizer has rounded has no derivative. Detach it"
 
 
 class Quantizer:
@@ -113,7 +116,7 @@ class _QuantizeGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return ctx.quantizer.value(grad, ctx.generator), None, None
+        return undifferentiable(ctx.quantizer.value, SECOND, grad, ctx.generator), None, None
 
 
 def check_bits(name: str, bits: int, low: int, high: int) -> None:

@@ -139,6 +139,22 @@ def test_half_precision(name):
         layer(x.bfloat16())
 
 
+SECONDS = {
+    "BatchNorm2d": "a gradient that a quantizer has rounded has no derivative. Detach it",
+    "Adder2d": "the gradient of an adder layer has no derivative: what a second .* is not kept",
+}
+
+
+@pytest.mark.parametrize("name", SECONDS)
+def test_second_derivatives(name):
+    """They are not lost without a word, whatever the first was taken of."""
+    layer, x = LAYERS[name][0], IMAGES.clone().requires_grad_()
+    for of in (x, layer.weight):
+        (first,) = torch.autograd.grad(layer(x).square().sum(), of, create_graph=True)
+        with pytest.raises(RuntimeError, match=SECONDS[name]):
+            first.square().sum().backward()
+
+
 def test_learning_rates_and_switches():
     with pytest.raises(TypeError, match="iostrict must be True or False; got 1"):
         QuantConfig(iostrict=1)

@@ -14,11 +14,13 @@ from torch import nn
 
 from fxmem.ops.eager import returned
 from fxmem.ops.integer import storage
+from fxmem.ops.second import NOT_KEPT, undifferentiable
 from fxmem.quantizers.wageubn import AllDirect
 
 from .layers import Quantized, check_precision
 
 GRIDS = AllDirect(6, 8), AllDirect(8, 8)  # of inputs and of weights
+SECOND = f"the gradient of an adder layer has no derivative: {NOT_KEPT}"
 
 
 def adder2d(x, weight, bias=None, stride=1, padding=0, grids=GRIDS):
@@ -82,18 +84,22 @@ class _Adder(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        columns, rows, _ = _operands(*ctx.saved_tensors, ctx)
-        flat, x_columns, w_rows = grad.flatten(2), torch.zeros_like(columns), []
-        for o, row in enumerate(rows):
-            apart, g = columns - row.view(-1, 1), flat[:, o : o + 1]
-            w_rows.append((apart * g).sum((0, 2)))
-            x_columns -= apart.clamp_(-1, 1).mul_(g)
-        x_shape, w_shape = ctx.shapes
-        stride, padding = ctx.geometry
-        x_grad = F.fold(x_columns, x_shape[2:], w_shape[2:], 1, padding, stride)
-        w_grad = torch.stack(w_rows).view(w_shape)
-        length = w_grad.norm().clamp(min=1e-12)
-        return x_grad, w_grad * (math.sqrt(w_grad.numel()) / 5 / length), None, None, None
+        return undifferentiable(_gradients, SECOND, grad, ctx)
+
+
+def _gradients(grad, ctx):
+    columns, rows, _ = _operands(*ctx.saved_tensors, ctx)
+    flat, x_columns, w_rows = grad.flatten(2), torch.zeros_like(columns), []
+    for o, row in enumerate(rows):
+        apart, g = columns - row.view(-1, 1), flat[:, o : o + 1]
+        w_rows.append((apart * g).sum((0, 2)))
+        x_columns -= apart.clamp_(-1, 1).mul_(g)
+    x_shape, w_shape = ctx.shapes
+    stride, padding = ctx.geometry
+    x_grad = F.fold(x_columns, x_shape[2:], w_shape[2:], 1, padding, stride)
+    w_grad = torch.stack(w_rows).view(w_shape)
+    length = w_grad.norm().clamp(min=1e-12)
+    return x_grad, w_grad * (math.sqrt(w_grad.numel()) / 5 / length), None, None, None
 
 
 def _operands(x_codes, w_codes, ctx):
