@@ -58,11 +58,11 @@ class WeightLevels(Quantizer):
     def gradient(self, grad, x):
         t, g = widened(x).tanh(), widened(grad)
         top = _divisor(largest(t))
-        at_top = (t.abs() == top) * t
-        shares = at_top.count_nonzero().clamp(min=1)
-        through_top = (g * t).sum() / top / top / top / shares
-        slope = (g / top).addcmul_(at_top, through_top, value=-1)
-        return slope.mul_(1 - t.square()).to(grad.dtype)
+        unit = t / top  # g itself may be near the largest number, or t near the smallest
+        at_top = torch.where(t.abs() == top, unit, 0)
+        through_top = (g * unit).sum() / at_top.count_nonzero().clamp(min=1)
+        slope = g.addcmul(at_top, through_top, value=-1).div_(top)
+        return slope.mul_(1 - t.square_()).to(grad.dtype)
 
 
 def weight(bits: int) -> Quantizer:

@@ -91,6 +91,17 @@ def test_dorefa_weights_differentiate_tanh_and_maximum(bits):
     assert gradcheck(identity, torch.randn(4, dtype=torch.float64).requires_grad_())
 
 
+@pytest.mark.parametrize(("size", "slope"), [(1, 1e36), (1e-30, 1), (1e-20, 1e5)])
+def test_dorefa_weights_and_slopes_near_the_ends_of_float32(size, slope):
+    """The gradient is there where the formula's own is."""
+    w, grad = torch.randn(2, 40, 50) * torch.tensor([size, slope]).view(2, 1, 1)
+    found = gradient(dorefa.weight(4), w, grad)
+    wanted = gradient(lambda w: w.tanh() / w.tanh().abs().max(), w.double(), grad.double())
+    torch.testing.assert_close(
+        found.double(), wanted, rtol=1e-4, atol=1e-6 * wanted.abs().max().item()
+    )
+
+
 def test_dorefa_weights_of_zero():
     found = gradient(dorefa.weight(2), torch.zeros(3), torch.ones(3))
     assert found.tolist() == [1, 1, 1]
