@@ -57,6 +57,25 @@ def of_torch(name, *args):
     )
 
 
+STEPS = [
+    *(("threshold", dtype) for dtype in DTYPES),  # the others in half precision torch rounds twice
+    *((name, torch.float32) for name in ("hardtanh", "hardshrink", "softshrink", "leaky_relu")),
+]
+
+
+@pytest.mark.parametrize(("name", "dtype"), STEPS)
+def test_ties_with_a_parameter_are_torchs(name, dtype):
+    """Bit for bit at a step that the dtype has no number for, just below it and just above."""
+    far = torch.tensor(9.0, dtype=dtype)
+    for size in (0.1, 0.3, 1 / 3, 0.7):
+        given = {"threshold": (size, 0.2), "hardtanh": (-size, 1.7 * size)}.get(name, (size,))
+        steps = torch.tensor([sign * one for one in given for sign in (1, -1)], dtype=dtype)
+        x = torch.cat([steps.nextafter(-far), steps, steps.nextafter(far)]).repeat(20)
+        pair = getattr(functional, name), torch_function(TABLE[name])
+        values, slopes = ([f(x, *given) for f in pair], [gradient(f, x, *given) for f in pair])
+        assert torch.equal(*values) and torch.equal(*slopes), (size, values, slopes)
+
+
 @pytest.mark.parametrize("name", OF_TORCH)
 def test_signature_is_torchs(name):
     function = torch_function(TABLE[name])

@@ -31,6 +31,14 @@ Function function_of(const std::string& name, const Numbers& parameters) {
   return {name, parameters.data(), static_cast<int>(parameters.size())};
 }
 
+// Parameters as torch compares with them: where x has a float32's digits or fewer, in float32.
+Numbers compared(const char* op, const std::string& name, const Numbers& parameters,
+                 const Tensor& x) {
+  const bool wide = x.scalar_type() == ScalarType::Double;
+  const bool steps = !wide && traits_of(op, name, parameters).stepwise;
+  return steps ? rounded(parameters, ScalarType::Float) : parameters;
+}
+
 float rounded_near(double level) { return static_cast<float>(level); }
 
 // The numbers, and then `rest`.
@@ -62,7 +70,8 @@ std::tuple<Tensor, Tensor> few_bit(const Tensor& x, StringHandle function, Numbe
                                    std::optional<Tensor> seed) {
   const std::string name = taken(function);
   const Classified to = prepare_few_bit(x, name, parameters, borders, levels, bits, seed);
-  const Function known = function_of(name, parameters);
+  const Numbers own = compared("few_bit", name, parameters, x);
+  const Function known = function_of(name, own);
   // Codes that are drawn lie between levels: all but the outermost are borders.
   if (seed && levels.size() > 2) borders.assign(levels.begin() + 1, levels.end() - 1);
   const Table edges = table_of(borders, INFINITY, seed ? rounded_near : rounded_down);
@@ -116,7 +125,8 @@ void run_from_output(const FromOutput& to, const std::string& name) {
 
 std::tuple<Tensor, Tensor> from_output(const Tensor& x, StringHandle function, Numbers parameters) {
   const std::string name = taken(function);
-  const FromOutput to = prepare_from_output(x, name, parameters);
+  const Numbers own = compared("from_output", name, parameters, x);
+  const FromOutput to = prepare_from_output(x, name, own);
   run_from_output(to, name);
   return {to.out, to.branch};
 }
@@ -130,13 +140,14 @@ Tensor from_output_backward(const Tensor& grad, const Tensor& y, const Tensor& b
 }
 
 Gated run_gated(const Gated& to, const std::string& name, const Numbers& parameters) {
+  const Numbers own = compared("gated", name, parameters, to.gate);
   const GatedTask task{data(to.grad),
                        to.gate.const_data_ptr(),
                        to.up.const_data_ptr(),
                        to.out.mutable_data_ptr(),
                        to.up_grad.mutable_data_ptr(),
                        to.gate.numel(),
-                       function_of(name, parameters)};
+                       function_of(name, own)};
   run(kernels().gated, task, to.gate);
   return to;
 }

@@ -56,9 +56,17 @@ def draw(slope: torch.Tensor, levels: list[float], seed: torch.Tensor) -> torch.
     return lower + (reference.uniform(int(seed), slope.numel()).to(slope.device) < chance)
 
 
+def _compared(function: str, parameters: list[float], x: torch.Tensor) -> list[float]:
+    """Parameters as torch compares with them: in float32 where x has no more digits than that."""
+    if x.dtype == torch.float64 or not calculus.step_slopes(TABLE[function]):
+        return parameters
+    return torch.tensor(parameters, dtype=torch.float32).tolist()
+
+
 def few_bit(x, function, parameters, borders, levels, bits, even=False, seed=None):
     """fxmem::few_bit; fxmem.ops.few_bit says what it does."""
     checks.few_bit(x, function, parameters, borders, levels, bits, seed)
+    parameters = _compared(function, parameters, x)
     flat = layout.flatten(x)
     if seed is not None:
         slope = evaluate(function, "slope", parameters, flat.double())
@@ -87,6 +95,7 @@ def from_output(x, function, parameters):
     """fxmem::from_output; fxmem.ops.from_output says what it does."""
     branches = checks.branches("from_output", function, parameters)
     checks.floating("from_output", "x", x.dtype)
+    parameters = _compared(function, parameters, x)
     y = _laid_out(evaluate(function, "value", parameters, x.double()), x)
     if branches == 1:
         return y, x.new_empty(0, dtype=torch.uint8)
@@ -116,6 +125,7 @@ def gated(gate, up, function, parameters):
     checks.function("gated", function, parameters)
     checks.floating("gated", "gate", gate.dtype)
     checks.alike("gated", "up", up, "gate", gate)
+    parameters = _compared(function, parameters, gate)
     return _laid_out(evaluate(function, "value", parameters, gate.double()) * up.double(), gate)
 
 
@@ -124,6 +134,7 @@ def gated_backward(grad, gate, up, function, parameters):
     checks.function("gated_backward", function, parameters)
     checks.alike("gated_backward", "up", up, "gate", gate)
     checks.alike("gated_backward", "grad", grad, "gate", gate)
+    parameters = _compared(function, parameters, gate)
     x, g = gate.double(), grad.double()
     slope = evaluate(function, "slope", parameters, x)
     value = evaluate(function, "value", parameters, x)
