@@ -15,6 +15,8 @@ from fxmem.passes.forward.constants import attribute, call
 from fxmem.passes.forward.eager import plainly
 from fxmem.passes.forward.norms.idioms import Idiom, find
 
+from .recognition import in_both_modes
+
 Module = torch.nn.Module
 
 
@@ -81,10 +83,14 @@ def twin_by_hand(module: Module, **options: Any) -> Module | None:
 
 
 def recognised_norm(module: Module) -> Found | None:
-    """Which norm a module is that is made of its own parameters alone."""
+    """Which norm a module is, in either mode, that is made of its own parameters alone."""
     own = dict(module.named_parameters(recurse=False))
     if not own or any(True for _ in module.children()) or any(True for _ in module.buffers()):
         return None
+    return in_both_modes(module, lambda: _recognised(module, own))
+
+
+def _recognised(module: Module, own: dict[str, torch.Tensor]) -> Found | None:
     graph = _traced(module, next(iter(own.values())))
     with plainly():
         idioms = find(graph)[0] if graph else []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -19,18 +22,24 @@ def recognised(module: torch.nn.Module) -> Found | None:
     """
     if any(True for _ in (*module.parameters(), *module.buffers())):
         return None
-    modes = {part: part.training for part in module.modules()}
+    return in_both_modes(module, lambda: _recognised(module))
+
+
+def in_both_modes(module: torch.nn.Module, look: Callable[[], Any]) -> Any:
+    """Return what is found of a module in training and in evaluation, None where they differ."""
+    modes, found = {part: part.training for part in module.modules()}, []
     try:
-        found = _in_mode(module, True)
-        return found if found == _in_mode(module, False) else None
+        for training in (True, False):
+            for part in modes:  # not by train(), which a class may have overridden
+                part.training = training
+            found.append(look())
     finally:
         for part, training in modes.items():
             part.training = training
+    return found[0] if found[0] == found[1] else None
 
 
-def _in_mode(module: torch.nn.Module, training: bool) -> Found | None:
-    for part in module.modules():  # not by train(), which a class may have overridden
-        part.training = training
+def _recognised(module: torch.nn.Module) -> Found | None:
     try:
         graph = fx.symbolic_trace(module).graph
     except Exception:  # a forward may raise anything when it is given a proxy

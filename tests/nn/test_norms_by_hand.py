@@ -35,6 +35,17 @@ class Deviation(Own):
         return self.g * (x - mean) / (std + self.eps) + self.b
 
 
+class Moded(Own):
+    """What it computes in one mode is a norm, in the other something else."""
+
+    def __init__(self, size, in_training=True):
+        super().__init__(size)
+        self.in_training = in_training
+
+    def forward(self, x):
+        return super().forward(x) if self.training is self.in_training else x * self.g
+
+
 KINDS = (LlamaRMSNorm, T5LayerNorm, GemmaRMSNorm, Own)
 
 
@@ -103,6 +114,14 @@ def test_refusals():
     clamped = nn.Sequential(Own(C, least=0.1))
     assert "no drop-in for Own" in str(fxmem.convert(clamped, {Own: "output"}))
     assert "no drop-in" in str(fxmem.convert(converted(Own)[1], {r"0": "output"}))
+
+
+@pytest.mark.parametrize("now", [True, False])
+@pytest.mark.parametrize("in_training", [True, False])
+def test_a_norm_in_one_mode_alone_is_none(in_training, now):
+    model = nn.Sequential(Moded(C, in_training)).train(now)
+    assert "no drop-in for Moded" in str(fxmem.convert(model, {Moded: "output"}))
+    assert model[0].training is now
 
 
 def test_compiled():
