@@ -54,6 +54,13 @@ REFUSALS = {
     "ignore_index must be an integer, which is -100 where no label is ignored; got None": {
         "ignore_index": None
     },
+    "label_smoothing must be a number, which is 0 where nothing is smoothed; got None": {
+        "label_smoothing": None
+    },
+    "z_loss must be a number, which is 0 for none; got 'x'": {"z_loss": "x"},
+    "reduction must be 'mean', 'sum' or 'none'; got None": {"reduction": None},
+    "chunk must be a number of rows, or 0; got 2.5": {"chunk": 2.5},
+    "recompute must be True, False or None; got 'x'": {"recompute": "x"},
     "label_smoothing must be between 0 and 1; got 1.5": {"label_smoothing": 1.5},
     "z_loss must be a finite number of 0 or more; got -1.0": {"z_loss": -1.0},
     "chunk must be a number of rows, or 0; got -1": {"chunk": -1},
@@ -76,6 +83,15 @@ def test_a_negative_label_that_is_not_ignored_is_outside():
     with pytest.raises(RuntimeError, match="a label outside"):
         call(layer(2), torch.tensor([-1, 2]))
     assert call(layer(2), torch.tensor([-1, 2]), ignore_index=-1).isfinite()
+
+
+def test_options_are_asked_of_within_a_graph():
+    made, weight = layer(9, dtype=torch.float32), torch.ones(11)
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
+    for smoothing in (0.1, 0.2):
+        options = {"class_weight": weight, "label_smoothing": smoothing, "recompute": True}
+        found, wanted = (run(made, labels(9), **options) for run in (compiled, call))
+        torch.testing.assert_close(found, wanted)
 
 
 ROWS, CLASSES, WIDTH = 2048, 4096, 32

@@ -10,6 +10,19 @@ from ..checks import require
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 REDUCTIONS = ("mean", "sum", "none")
+NUMBER = int | float | torch.SymInt | torch.SymFloat | torch.Tensor
+KINDS = {
+    "ignore_index": (
+        int | torch.SymInt,
+        "an integer, which is -100 where no label is ignored",
+    ),
+    "reduction": (str, "'mean', 'sum' or 'none'"),
+    "class_weight": (torch.Tensor | None, "a tensor of one number a class, or None"),
+    "label_smoothing": (NUMBER, "a number, which is 0 where nothing is smoothed"),
+    "z_loss": (NUMBER, "a number, which is 0 for none"),
+    "recompute": (bool | None, "True, False or None"),
+    "chunk": (int | torch.SymInt, "a number of rows, or 0"),
+}
 _require = partial(lambda condition, *rest: require(condition, "linear_cross_entropy", *rest))
 
 
@@ -36,11 +49,12 @@ def call(hidden, weight, target, bias, class_weight, reduction) -> None:
     _require(reduction in REDUCTIONS, "reduction", "'mean', 'sum' or 'none'", repr(reduction))
 
 
-def ignored(ignore_index: object) -> None:
-    """Refuse what is no label; torch's schema would say it in its own terms."""
-    whole = isinstance(ignore_index, int | torch.SymInt)
-    wanted = "an integer, which is -100 where no label is ignored"
-    _require(whole, "ignore_index", wanted, repr(ignore_index))
+def kinds(**options: object) -> None:
+    """Refuse what is of another type; torch's schema would say it in its own terms."""
+    for name, value in options.items():
+        types, wanted = KINDS[name]
+        if not isinstance(value, types):
+            _require(False, name, wanted, repr(value))
 
 
 def numbers(label_smoothing: float, z_loss: float, chunk: int) -> None:

@@ -222,8 +222,14 @@ def linear_cross_entropy(
             are differentiated again.
     """
     refuse_transforms("fxmem.functional.linear_cross_entropy", hidden, weight)
-    checks.ignored(ignore_index)
-    return _linear_cross_entropy(
-        hidden, weight, target, bias, class_weight, reduction, ignore_index, label_smoothing,
-        z_loss, recompute, chunk,
-    )  # fmt: skip
+    options = {
+        "class_weight": class_weight,
+        "reduction": reduction,
+        "ignore_index": ignore_index,
+        "label_smoothing": label_smoothing,
+        "z_loss": z_loss,
+        "recompute": recompute,
+        "chunk": chunk,
+    }
+    checks.kinds(**options)
+    return _linear_cross_entropy(hidden, weight, target, bias, *options.values())
