@@ -143,6 +143,15 @@ def test_squared_error_is_that_of_the_fit(name, unbiased):
         assert math.isclose(found, table.error, rel_tol=1e-4)
 
 
+def test_slopes_beyond_all_levels_count_as_they_err():
+    """Of drawn codes of an unbounded slope the last level stands for whatever is beyond it."""
+    net, x = nn.Sequential(fxmem.nn.SquaredReLU(bits=3, unbiased=True)), normal(100_000, scale=20)
+    before = rms("squared_relu", x, net)
+    (site,) = fxmem.calibrate(net, [x]).sites
+    assert math.isclose(site.normal, before, rel_tol=0.02)
+    assert math.isclose(site.own, rms("squared_relu", x, net), rel_tol=0.05)
+
+
 @pytest.mark.parametrize("give", [lambda act, x: act(input=x), lambda act, x: act(x)])
 def test_inputs_by_keyword(give):
     class Net(nn.Module):

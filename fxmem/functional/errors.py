@@ -15,7 +15,7 @@ from fxmem.activations.weight import Weight
 def squared_error(
     slope: Curve, table: Levels, weight: Weight | str, breaks: Iterable[float] = ()
 ) -> float:
-    """The integral over x of weight * (slope - level)²; for drawn codes, of their variance."""
+    """The integral over x of weight * (slope - level)²; of drawn codes, its expectation."""
     weight = Weight.of(weight)
     measure = weight.folded() if table.even else weight
     inside = (measure.low < table.borders) & (table.borders < measure.high)
@@ -24,7 +24,9 @@ def squared_error(
     slopes, levels = slope(points), table.levels
     if table.unbiased:
         upper = np.clip(np.searchsorted(levels, slopes), 1, len(levels) - 1)
-        off = np.maximum((levels[upper] - slopes) * (slopes - levels[upper - 1]), 0)
+        low, high = levels[upper - 1], levels[upper]
+        drawn = np.clip(slopes, levels[0], levels[-1])  # beyond them the last level always is
+        off = (high - drawn) * (drawn - low) + (slopes - drawn) ** 2
     else:
         off = (slopes - levels[np.searchsorted(table.borders, points)]) ** 2
     return float((masses * off).sum())
