@@ -83,6 +83,27 @@ def test_gradients(f):
         assert max(map(relative, found, exact)) < bound
 
 
+# What has sines and is read beside them: codes of it and of them, or where those are more, neither.
+MODULATED = {
+    "a product with its sine": lambda h: h * (30 * h).sin(),
+    "a trained frequency": lambda h: ((15 * h.roll(1, -1) + 30) * h).sin(),
+    "turned by itself": lambda h: h * (30 * h).cos() + h.roll(64, -1) * (30 * h).sin(),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("f", MODULATED.values(), ids=MODULATED)
+def test_gradients_of_what_is_read_beside_its_sines(f, dtype):
+    def head(x, w, v):
+        return (f((F.gelu(x @ w) @ v).to(dtype)) * 2).to(x.dtype)
+
+    exact = gradients(head, *inputs())[1:]
+    policies = ({"preset": p, "min_bytes": 0} for p in BOUNDS)
+    found = [gradients(head, *inputs(), policy=p)[1:] for p in policies]
+    balanced, compact = (max(map(relative, grads, exact)) for grads in found)
+    assert balanced < 0.012 and compact < 0.12
+
+
 BOUNDED = {
     "a root of what is at least 1": lambda h: h / (1 + h * h).sqrt(),
     "a logistic function's log": lambda h: (1 / (1 + (-h).exp())).log(),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from fxmem.passes.graph import aten, from_tangents, is_view, op_name
+from fxmem.passes.graph import EXACT, aten, from_tangents, is_view, numel, op_name
 from fxmem.passes.pair.codable import refusals
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.passes.pair.hoist import hoist, is_movable
@@ -18,21 +18,41 @@ from fxmem.passes.pair.sensitivity import LINEAR
 from fxmem.policy import Policy
 
 WAVES = (aten.sin.default, aten.cos.default)
+SCALE_BITS = 0.5  # an element's share of its group's scale
 SCALES = {*LINEAR, "aten.mul", "aten.div", "aten.cat"}
 
 
+BOTH = "sines are taken of it, and codes of these and of it would be no less"
+
+
 def hoist_waves(pair: Pair, policy: Policy) -> None:
-    """Keep what the backward computes sines and cosines of, as far as it is for nothing else."""
+    """Keep what the backward computes sines and cosines of, as far as it is for nothing else.
+
+    Where it is for more, as of h sin(30 h), it is kept beside them, or alone and exactly if that is
+    less.
+    """
     if not any(node.target in WAVES for node in pair.backward.graph.nodes):
         return
     tainted, refusal = from_tangents(pair.backward.graph), refusals(pair, policy)
     for storage in pair.storages():
         if refusal(storage) is None:
             ends = list(_ends(pair, storage, tainted))
-            if all(node.target in WAVES and is_movable(pair, node) for node in ends):
-                for node in ends:
+            waves = [node for node in ends if node.target in WAVES]
+            if not waves:
+                continue
+            less = len(waves) == len(ends) or _is_less(storage, waves, policy)
+            if less and all(is_movable(pair, node) for node in waves):
+                for node in waves:
                     hoist(pair, node)
+            else:
+                storage.owner.meta[EXACT] = BOTH
     pair.prune()
+
+
+def _is_less(storage: Storage, waves: list[fx.Node], policy: Policy) -> bool:
+    """Whether codes of a storage and of its waves are less than the storage as it is."""
+    counts = [numel(storage.owner), *map(numel, waves)]
+    return None not in counts and sum(counts) * (policy.width + SCALE_BITS) < 8 * storage.nbytes
 
 
 def _ends(pair: Pair, storage: Storage, tainted: set[fx.Node]) -> Iterator[fx.Node]:
