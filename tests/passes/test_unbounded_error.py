@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from .tools import gradients, partitioned, relative
 
 SENTENCES = ("the backward divides by it", "linear algebra has it")
+WEIGHTS = torch.linspace(-1, 2, 256 * 128).sin().view(256, 32, 4)
 BOUNDS = {"balanced": 0.01, "compact": 0.08}
 
 
@@ -47,6 +48,8 @@ SPELLINGS = {
     "norm of 3": lambda h: vectors(h, 3).norm(dim=-1),
     "mean of 2": lambda h: vectors(h, 2).square().mean(-1).sqrt(),
     "root of squares": lambda h: (h[:, ::2] ** 2 + h[:, 1::2] ** 2).sqrt(),
+    "layer norm of 4": lambda h: F.layer_norm(vectors(h, 4), (4,)) * WEIGHTS,
+    "deviation of 3": lambda h: vectors(h, 3) / (vectors(h, 3).var(-1, keepdim=True) + 1e-6).sqrt(),
     "hypot": lambda h: torch.hypot(*h.chunk(2, -1)),
     "log magnitude": lambda h: (torch.hypot(*h.chunk(2, -1)) + 1e-5).log(),
     "atan2": lambda h: torch.atan2(*h.chunk(2, -1)),
@@ -107,6 +110,7 @@ def test_gradients_of_what_is_read_beside_its_sines(f, dtype):
 BOUNDED = {
     "a root of what is at least 1": lambda h: h / (1 + h * h).sqrt(),
     "a logistic function's log": lambda h: (1 / (1 + (-h).exp())).log(),
+    "layer norm": lambda h: F.layer_norm(h, (128,)),
     "a root of many": lambda h: F.normalize(h, dim=-1),
     "probabilities": lambda h: h.softmax(-1),
     "powers beyond all numbers": lambda h: 1 / (h.clamp(-1e30, 1e30).pow(12) + 1),

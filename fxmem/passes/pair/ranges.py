@@ -143,6 +143,7 @@ OPERATORS: dict[str, Callable[..., Range]] = {
     "aten.clamp_max": lambda node, x, high: _clamped(x, None, high),
     "aten.where": lambda node, _, x, y: x | y,
     "aten.mean": _averaged,
+    **dict.fromkeys(("aten.var", "aten.var_mean[0]"), lambda node, *_: Range(0, inf)),
     "aten.sum": _summed,
     "aten.full": _full,
     "aten.diagonal_scatter": lambda node, x, y, *_: x | y,

@@ -29,6 +29,7 @@ PRODUCTS = ("aten.prod", "aten.cumprod", "aten.scatter_reduce")
 PLACES = {f"aten.grid_sampler_{n}d_backward": 2 for n in (2, 3)}
 ALGEBRA = ("linalg_", "cdist_", "pdist_", "cholesky", "triangular_solve", "householder", "lu_")
 ENTRYWISE = ("aten.linalg_cross", "aten.linalg_vector_norm")  # a vector at a time: well conditioned
+SEVERAL = ("aten.var_mean",)  # results that are asked about one by one
 SQUARES = (aten.mm.default, aten.bmm.default)
 CONDITIONED = "linear algebra has it: as a matrix is conditioned, so an error in it grows"
 Ranges = dict[fx.Node, Range]
@@ -45,7 +46,8 @@ def why_unbounded(pair: Pair, storage: Storage, known: Ranges) -> str | None:
         return value in known and _has_pole(user, value, known)
 
     def is_function(user: fx.Node, _: fx.Node) -> bool:
-        return user in known and not is_reduction(user, user)
+        call = user.args[0] if _is_part(user) else user
+        return op_name(user) in SEVERAL or (user in known and not is_reduction(call, user))
 
     if meets(pair, storage, has_pole, is_function):
         return "the backward divides by it or takes its root: near zero an error has no bound"
