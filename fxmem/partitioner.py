@@ -27,6 +27,7 @@ from fxmem.passes.joint.parameters import static_inputs
 from fxmem.passes.joint.regions import keep_region_outputs
 from fxmem.passes.joint.reversible.reverse import Reversed, keep_sources, reverse
 from fxmem.passes.joint.seeds import keep_seeds, recompute_random
+from fxmem.passes.joint.shared_sketches import share_sketches
 from fxmem.passes.joint.sketches.priced import with_sketches
 from fxmem.passes.joint.sketches.rewrite import release
 from fxmem.passes.pair.differences import hoist_differences
@@ -95,6 +96,7 @@ class Partitioner(CustomPartitionerFn):
         keep_overwritten(gm)
         keep_seeds(gm)
         forget_frozen(gm)
+        share_sketches(gm)
         if self.policy.allows("seeds"):
             recompute_random(gm)
         if self.policy.allows("remat"):

@@ -19,7 +19,7 @@ class RandomizedConv1D(torch.nn.Module):
         device, dtype: of both.
         proj_dim_ratio, proj_dim, proj_dim_min, proj_dim_max, matmul, generator: as in
             fxmem.functional.linear_randomized. Layers that are given the very same tensor and have
-            the same of these share one sketch.
+            the same of these share one sketch, but under other compilers than fxmem.
 
     Raises:
         ValueError: for what no batch can have; proj_dim over the batch when it is called.

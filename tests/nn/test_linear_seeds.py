@@ -7,6 +7,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fxmem import ops
 from fxmem.functional import linear_randomized
+from fxmem.measure import kept
 from fxmem.nn import RandomizedLinear
 
 
@@ -87,3 +88,28 @@ def test_a_call_takes_one_number():
     for _ in range(3):
         torch.randint(2**62, (1,))
     assert torch.equal(torch.get_rng_state(), found)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["gaussian", "crs", "crs_norm"])
+def test_compiled_layers_of_one_input_share_a_sketch(kind):
+    """Queries, keys and values; not a layer that keeps another number of rows, or other values."""
+    ratios = (0.25, 0.25, 0.25, 0.5)
+    layers = torch.nn.ModuleList(
+        RandomizedLinear(12, 12, proj_dim_ratio=ratio, matmul=kind) for ratio in ratios
+    )
+    x, slope = torch.randn(64, 12).requires_grad_(), torch.randn(64, 12)
+
+    def run(x):
+        x = x.tanh()
+        return sum(layer(x) for layer in layers) + layers[0](x.sin())
+
+    def step(run):
+        torch.manual_seed(0)
+        return torch.autograd.grad((run(x) * slope).sum(), [layer.weight for layer in layers[1:]])
+
+    options = {"inner": "aot_eager", "min_bytes": 0}
+    compiled = torch.compile(run, fullgraph=True, backend="fxmem", options=options)
+    two, three, other = step(compiled)
+    assert torch.equal(two, three) and not torch.equal(two, other)
+    assert kept(lambda: compiled(x)).nbytes <= kept(lambda: run(x)).nbytes + 1024

@@ -33,12 +33,13 @@ def linear_randomized(
     n is the product of all dimensions of the input but the last. The output and the gradients of
     input and bias are torch's own; that of the weight is (S dY)ᵀ (S X), whose expectation is dYᵀ X.
     S is drawn anew at every call, from a seed of torch's generator; layers that are given the very
-    same tensor share it, each once. A frozen weight keeps nothing; where k is n, and under the
-    transforms of torch.func, X itself is kept. A call takes one number of the generator, whether
-    a sketch is made, shared or (under no_grad) none, so that a checkpoint that calls it again
-    finds the generator as it was; it takes none for a frozen parameter and in inference mode.
-    That does not hold of a compiled layer inside an eager checkpoint with use_reentrant=True, for
-    compilers drop a draw that is not used: compile the checkpoint, or use the other kind.
+    same tensor share it, each once (but under other compilers than fxmem). A frozen weight keeps
+    nothing; where k is n, and under the transforms of torch.func, X itself is kept. A call takes
+    one number of the generator, whether a sketch is made, shared or (under no_grad) none, so that a
+    checkpoint that calls it again finds the generator as it was; it takes none for a frozen
+    parameter and in inference mode. That does not hold of a compiled layer inside an eager
+    checkpoint with use_reentrant=True, for compilers drop a draw that is not used: compile the
+    checkpoint, or use the other kind.
     (Novikov et al., Memory-Efficient Backpropagation through Large Linear Layers, 2022.)
 
     Args:
