@@ -6,6 +6,7 @@ from expecttest import TestCase
 
 from fxmem.passes.joint.reversible.products import split
 from fxmem.passes.joint.reversible.scatters import concatenate
+from fxmem.passes.joint.reversible.stacks import add_up
 
 from .test_reversible import ASKED, assert_gradients_match, branch, inputs, links, weights
 from .test_reversible_spellings import STATE, graph_of
@@ -21,6 +22,14 @@ def last_two(plan):
 COUPLINGS = {
     "addmm": (lambda s, b, w: torch.addmm(s, branch(b, w), w), 0),
     "addmm, alpha": (lambda s, b, w: torch.addmm(s, branch(b, w), w, alpha=0.5), 0),
+    "addmm, beta": (lambda s, b, w: torch.addmm(s, branch(b, w), w, beta=-0.9, alpha=0.5), 0),
+    "baddbmm, beta": (
+        lambda s, b, w: torch.baddbmm(s[None], branch(b, w)[None], w[None], beta=0.9).squeeze(0),
+        0,
+    ),
+    "stack": (lambda s, b, w: torch.stack([branch(b, w), s], -1).sum(-1), 0),
+    "stack, mean": (lambda s, b, w: torch.stack([s, branch(b, w)], 1).mean(1), 1),
+    "halves": (lambda s, b, w: torch.cat([s, branch(b, w)], -1).unflatten(-1, (2, 16)).sum(-2), 0),
     "baddbmm": (lambda s, b, w: torch.baddbmm(s[None], branch(b, w)[None], w[None]).squeeze(0), 0),
     "masked": (lambda s, b, w: torch.where(w[:8] > 0, s + branch(b, w), s), 1),
     "masked, the other way": (lambda s, b, w: torch.where(w[:8] > 0, s, branch(b, w) - s), 1),
@@ -66,6 +75,18 @@ def test_states_that_are_carried_wider(name):
         "reversible: 24 links are recomputed from their last two states, float32 for bfloat16"
     )
     assert_gradients_match(coupled(name), *given, policy=ASKED)
+
+
+def test_skips_without_a_gradient():
+    def f(a, b, *ws):
+        x, y = a.sin(), b.cos()
+        for w in ws:
+            x, y = y, 0.9 * x.detach() + branch(y, w)
+        return x * y + a * b
+
+    given = *inputs(8, 16), *weights(6)
+    assert links(partitioned(f, *given, policy=ASKED).plan) == [6]
+    assert_gradients_match(f, *given, policy=ASKED)
 
 
 def test_a_divisor_without_bound_keeps_its_states():
@@ -188,7 +209,8 @@ output""",
 
     def test_products_and_sums(self):
         def f(a, x, w, bias):
-            return torch.addmm(a, x, w, alpha=0.5) + torch.addmm(bias, x, w, beta=2)
+            scaled = torch.addmm(a, x, w, alpha=0.5, beta=0.9)
+            return scaled + torch.addmm(a, x, w, beta=0) + torch.addmm(bias, x, w, beta=2)
 
         graph = graph_of(f, *inputs(8, 16), *weights(1), leaf(16))
         split(graph)
@@ -200,8 +222,40 @@ x_1
 w_1
 bias_1
 aten.mm.default
+aten.mul.Tensor
 aten.add.Tensor
 aten.addmm.default
 aten.add.Tensor
+aten.addmm.default
+aten.add.Tensor
+output""",
+        )
+
+    def test_stacks_and_sums(self):
+        """Sums of more than one dimension, of rows within what was put together, or wider stay."""
+
+        def f(a, b):
+            whole = torch.stack([a, b])
+            rows = torch.cat([a, b]).view(16, 2, 8)
+            added = whole.mean(0), rows.sum(1), whole.sum((0, 1)), whole.sum(0, keepdim=True)
+            return *added, whole.sum(0, dtype=torch.float64)
+
+        graph = graph_of(f, *inputs(8, 16))
+        add_up(graph)
+        self.assertExpectedInline(
+            "\n".join(str(node.target) for node in graph.nodes),
+            """\
+a_1
+b_1
+aten.cat.default
+aten.view.default
+aten.cat.default
+aten.view.default
+aten.add.Tensor
+aten.div.Tensor
+aten.sum.dim_IntList
+aten.sum.dim_IntList
+aten.sum.dim_IntList
+aten.sum.dim_IntList
 output""",
         )

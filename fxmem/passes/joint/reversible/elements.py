@@ -17,8 +17,8 @@ def element(node: fx.Node) -> fx.Node | None:
     if place is None:
         return None
     stack, dim, index = place
-    stacked = _stacked(stack, dim)
-    return stacked[index] if stacked else None
+    parts = stacked(stack, dim)
+    return parts[index] if parts else None
 
 
 def _place(node: fx.Node) -> Place | None:
@@ -39,7 +39,7 @@ def uncopied(node: fx.Node) -> fx.Node:
     return node
 
 
-def _stacked(stack: fx.Node, dim: int) -> list[fx.Node] | None:
+def stacked(stack: fx.Node, dim: int) -> list[fx.Node] | None:
     """Return what was stacked along `dim`: torch.stack is a concatenation, and a view of it."""
     stack = uncopied(stack)
     whole = uncopied(stack.args[0]) if stack.target is aten.view.default else stack

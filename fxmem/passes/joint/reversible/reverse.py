@@ -27,6 +27,7 @@ from fxmem.passes.joint.reversible.rewrite import AGAIN, Rewrite
 from fxmem.passes.joint.reversible.scatters import concatenate, scatters
 from fxmem.passes.joint.reversible.shrinking import keep_lost
 from fxmem.passes.joint.reversible.spared import spare
+from fxmem.passes.joint.reversible.stacks import add_up, totals
 from fxmem.passes.joint.reversible.widened import widen
 from fxmem.passes.pair.graphs import Pair
 
@@ -116,11 +117,12 @@ def _chains(joint: fx.GraphModule, num_outputs: int) -> tuple[list[Chain], list[
 def _plainly(joint: fx.GraphModule) -> fx.GraphModule:
     """Return a copy of a joint graph where states are spelled otherwise, or itself."""
     graph = joint.graph
-    if not (scatters(graph) or sums(graph) or chunks(graph)):
+    if not any(spelled(graph) for spelled in (scatters, sums, totals, chunks)):
         return joint
     joint = copied(joint)
     concatenate(joint.graph)
     split(joint.graph)
+    add_up(joint.graph)
     see_through(joint.graph)
     return joint
 
