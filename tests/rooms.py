@@ -80,6 +80,7 @@ ROOMS = {
     "fxmem.passes.joint": Room((*RULE.may, "fxmem.passes.joint")),
     "fxmem.passes.joint.*": RULE,
     REVERSIBLE: Room((*TOOLS, REVERSIBLE)),
+    f"{REVERSIBLE}.shrinking": Room((*TOOLS, REVERSIBLE, "fxmem.ops")),
     f"{REVERSIBLE}.reverse": Room((*RULE.may, REVERSIBLE)),
     SKETCHES: Room((*RULE.may, SKETCHES)),
     "fxmem.passes.pair": Room((*RULE.may, "fxmem.passes.pair")),

@@ -107,6 +107,9 @@ LOSSY = {
     "relu": (lambda s, f: torch.relu(s + f), "aten.relu"),
     "relu of the skip": (lambda s, f: torch.relu(s) + f, "aten.relu"),
     "narrower": (lambda s, f: (s.half() + f.half()).float(), "prims.convert_element_type"),
+    "layer norm": (lambda s, f: F.layer_norm(s + f, (16,)), "aten.native_layer_norm"),
+    "RMS norm of the skip": (lambda s, f: F.rms_norm(s, (16,)) + f, "what ends in aten.mul"),
+    "GELU": (lambda s, f: F.gelu(s + f), "aten.gelu"),
 }
 
 
@@ -125,7 +128,7 @@ def test_what_cannot_be_undone_on_the_streams_is_named(name):
     )
 
 
-@pytest.mark.parametrize("name", ["relu", "narrower"])
+@pytest.mark.parametrize("name", ["relu", "narrower", "layer norm", "GELU"])
 def test_nothing_is_said_of_a_residual_network(name):
     def f(a, *ws):
         for w in ws:

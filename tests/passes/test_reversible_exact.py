@@ -160,7 +160,12 @@ def test_integer_streams_of_a_module(depth):
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-def test_integers_that_lose_more_than_a_byte_are_kept():
+@pytest.mark.parametrize("anchor", [0, 2])
+def test_integers_that_lose_more_than_a_byte(anchor):
+    """Whether or not states are kept on the way, and the numbers of what is lost beside them."""
     net = MomentumNet([torch.nn.Linear(16, 16) for _ in range(4)], gamma=1 / 300)
-    asked = {"rules": {"reversible": {"force": True}}}
-    assert partitioned(net, leaf(8, 16), policy=asked).plan.notes == ()
+    asked = {"rules": {"reversible": {"force": True, "anchor": anchor}}}
+    x = leaf(8, 16)
+    assert links(partitioned(net, x, policy=asked).plan) == [8]
+    found, plain = (gradients(net, x, policy=p) for p in (asked, OFF))
+    assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))

@@ -6,7 +6,6 @@ from expecttest import TestCase
 
 from fxmem.passes.joint.reversible.products import split
 from fxmem.passes.joint.reversible.scatters import concatenate
-from fxmem.passes.joint.reversible.stacks import add_up
 
 from .test_reversible import ASKED, assert_gradients_match, branch, inputs, links, weights
 from .test_reversible_spellings import STATE, graph_of
@@ -27,9 +26,6 @@ COUPLINGS = {
         lambda s, b, w: torch.baddbmm(s[None], branch(b, w)[None], w[None], beta=0.9).squeeze(0),
         0,
     ),
-    "stack": (lambda s, b, w: torch.stack([branch(b, w), s], -1).sum(-1), 0),
-    "stack, mean": (lambda s, b, w: torch.stack([s, branch(b, w)], 1).mean(1), 1),
-    "halves": (lambda s, b, w: torch.cat([s, branch(b, w)], -1).unflatten(-1, (2, 16)).sum(-2), 0),
     "baddbmm": (lambda s, b, w: torch.baddbmm(s[None], branch(b, w)[None], w[None]).squeeze(0), 0),
     "masked": (lambda s, b, w: torch.where(w[:8] > 0, s + branch(b, w), s), 1),
     "masked, the other way": (lambda s, b, w: torch.where(w[:8] > 0, s, branch(b, w) - s), 1),
@@ -228,34 +224,5 @@ aten.addmm.default
 aten.add.Tensor
 aten.addmm.default
 aten.add.Tensor
-output""",
-        )
-
-    def test_stacks_and_sums(self):
-        """Sums of more than one dimension, of rows within what was put together, or wider stay."""
-
-        def f(a, b):
-            whole = torch.stack([a, b])
-            rows = torch.cat([a, b]).view(16, 2, 8)
-            added = whole.mean(0), rows.sum(1), whole.sum((0, 1)), whole.sum(0, keepdim=True)
-            return *added, whole.sum(0, dtype=torch.float64)
-
-        graph = graph_of(f, *inputs(8, 16))
-        add_up(graph)
-        self.assertExpectedInline(
-            "\n".join(str(node.target) for node in graph.nodes),
-            """\
-a_1
-b_1
-aten.cat.default
-aten.view.default
-aten.cat.default
-aten.view.default
-aten.add.Tensor
-aten.div.Tensor
-aten.sum.dim_IntList
-aten.sum.dim_IntList
-aten.sum.dim_IntList
-aten.sum.dim_IntList
 output""",
         )

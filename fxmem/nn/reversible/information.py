@@ -1,11 +1,4 @@
-"""Multiplication of integers by a fraction below one that can be undone, and what that costs.
-
-v * n / d is no bijection: log2(d / n) bits of v are lost. They go into a buffer, a number i in
-mixed radix: push v mod d, multiply v // d by n, and fill up with i mod n, popped. Elements share a
-number, whose bound is known without a look at the data: so it is kept in exactly ceil(log2(bound))
-bits, and what exceeds the working word goes off in words of 16 bits. (Maclaurin, Duvenaud, Adams,
-Gradient-based Hyperparameter Optimization through Reversible Learning, 2015, algorithm 3.)
-"""
+"""Multiplication of integers by a fraction below one that can be undone, and what that costs."""
 
 from __future__ import annotations
 
@@ -15,14 +8,13 @@ from fractions import Fraction
 
 import torch
 
+from fxmem.ops import shrink, shrunk, unshrink
+
 from .buffer import Buffer
 
-# Above the bound that a push needs, and below int64's: products stay positive numbers.
-LARGEST = 2**62
 # A push may multiply the bound by this at most, so that 22 bits are left for the number itself.
 RADIX = 2**40
 WIDEST, MOST_ROUNDS = 16, 16
-SPILL = 16
 DENOMINATOR = 1024
 
 
@@ -73,83 +65,27 @@ class Multiplier:
         return Buffer(torch.zeros_like(v[0, 0]), (), 1, ())
 
     def multiply(self, v: torch.Tensor, buffer: Buffer) -> tuple[torch.Tensor, Buffer]:
-        """Return v * n / d up to n units, and the buffer with what that lost.
-
-        In a graph nobody asks for it back: there it is rounded down, and nothing is pushed.
-        """
+        """Return v * n / d up to n units, and the buffer with what that lost."""
         if self.n == self.d:
             return v, buffer
-        if torch.compiler.is_compiling():
-            return self._rounded_down(v), buffer
-        numbers, bound, spilled, parts = buffer.numbers, buffer.bound, buffer.spilled, []
-        for part in v.unbind(0):
-            while self._must_spill(bound):
-                low = (numbers & (2**SPILL - 1)) - 2 ** (SPILL - 1)
-                spilled = (*spilled, low.to(torch.int16))
-                numbers, bound = numbers >> SPILL, -(-bound // 2**SPILL)
-            part, numbers = self._exchanged(part, numbers, self.d, self.n)
-            parts.append(part)
-            bound = self._grown(bound)
-        bounds = (*buffer.bounds, buffer.bound)
-        return torch.stack(parts), Buffer(numbers, bounds, bound, spilled)
+        v, numbers, words = shrink(v, buffer.numbers, self.n, self.d, buffer.bound)
+        spills, bound = self._after(buffer.bound)
+        spilled = (*buffer.spilled, words) if spills else buffer.spilled
+        return v, Buffer(numbers, (*buffer.bounds, buffer.bound), bound, spilled)
 
     def divide(self, v: torch.Tensor, buffer: Buffer) -> tuple[torch.Tensor, Buffer]:
         """Return what `multiply` was given for what it returned, bit for bit."""
         if self.n == self.d:
             return v, buffer
-        numbers, spilled, parts = buffer.numbers, list(buffer.spilled), []
-        for part, spills in zip(reversed(v.unbind(0)), reversed(self._spills(buffer)), strict=True):
-            part, numbers = self._exchanged(part, numbers, self.n, self.d)
-            parts.append(part)
-            for _ in range(spills):
-                low = spilled.pop().to(torch.int64) + 2 ** (SPILL - 1)
-                numbers = (numbers << SPILL) | low
-        before = Buffer(numbers, buffer.bounds[:-1], buffer.bounds[-1], tuple(spilled))
-        return torch.stack(parts[::-1]), before
+        (*bounds, bound), spilled = buffer.bounds, buffer.spilled
+        words = None
+        if self._after(bound)[0]:
+            *spilled, words = spilled
+        v, numbers = unshrink(v, buffer.numbers, words, self.n, self.d, bound)
+        return v, Buffer(numbers, tuple(bounds), bound, tuple(spilled))
 
-    def _exchanged(
-        self, v: torch.Tensor, numbers: torch.Tensor, taken: int, given: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Push v mod `taken`, and fill v // taken * given up with digits popped in base `given`."""
-        whole = v.div(taken, rounding_mode="floor")
-        numbers = numbers * taken**self.width + self._joined(v - whole * taken, taken)
-        radix = given**self.width
-        rest = numbers // radix
-        return whole * given + self._digits(numbers - rest * radix, given), rest
-
-    def _rounded_down(self, v: torch.Tensor) -> torch.Tensor:
-        whole = v.div(self.d, rounding_mode="floor")
-        rest = (v - whole * self.d) * self.n
-        return whole * self.n + rest.div(self.d, rounding_mode="floor")
-
-    def _powers(self, like: torch.Tensor, base: int) -> torch.Tensor:
-        # Made on the device: a copy from the host would wait for it.
-        return torch.pow(base, torch.arange(self.width, device=like.device)).unsqueeze(1)
-
-    def _joined(self, digits: torch.Tensor, base: int) -> torch.Tensor:
-        return (digits * self._powers(digits, base)).sum(0)
-
-    def _digits(self, joined: torch.Tensor, base: int) -> torch.Tensor:
-        quotients = joined.unsqueeze(0) // self._powers(joined, base)
-        next_ones = torch.nn.functional.pad(quotients[1:], (0, 0, 0, 1))
-        return quotients - next_ones * base
-
-    def _must_spill(self, bound: int) -> bool:
-        return bound * self.radices[0] > LARGEST
-
-    def _grown(self, bound: int) -> int:
-        pushed, popped = self.radices
-        return -(-bound * pushed // popped)
-
-    def _spills(self, buffer: Buffer) -> list[int]:
-        """How often each push of the last multiplication had to spill before."""
-        bound, counts = buffer.bounds[-1], []
-        for _ in range(self.rounds):
-            counts.append(0)
-            while self._must_spill(bound):
-                bound, counts[-1] = -(-bound // 2**SPILL), counts[-1] + 1
-            bound = self._grown(bound)
-        return counts
+    def _after(self, bound: int) -> tuple[int, int]:
+        return shrunk(self.n, self.d, self.width, self.rounds, bound)
 
 
 def multiplier_for(gamma: float) -> Multiplier:

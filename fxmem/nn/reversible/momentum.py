@@ -68,7 +68,7 @@ class MomentumNet(ReversibleSequential):
     So the streams are fixed-point integers, and the log2(1 / gamma) bits an element that a layer
     loses are kept. The arguments are those of momentumnet's class of this name, and fxmem's own.
     Under torch.compile the graph decides what is kept: backend="fxmem" finds the chain, of integers
-    as of floats, and keeps a whole bit an element a layer for a gamma from 0.5 on (2 from 0.25 on).
+    as of floats, and keeps the same bits.
 
     Args:
         functions: modules or functions, called with x and the extra arguments.

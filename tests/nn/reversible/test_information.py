@@ -9,7 +9,8 @@ import torch
 from fxmem.nn.reversible.buffer import settled, unsettled
 from fxmem.nn.reversible.couplings import MomentumCoupling
 from fxmem.nn.reversible.fixed_momentum import FixedMomentum
-from fxmem.nn.reversible.information import LARGEST, fraction, multiplier_for
+from fxmem.nn.reversible.information import fraction, multiplier_for
+from fxmem.ops.shrink import LARGEST
 
 GAMMAS = (0.5, 0.9, 0.99)
 DEPTHS = (8, 64, 512)

@@ -116,8 +116,10 @@ class _Finder:
                 ends.pop(chain[0].stream).pop()
                 chain.insert(0, first.link)
 
-    def _users(self, node: fx.Node) -> int:
-        return sum(user in self.inside for user in node.users)
+    def _users(self, node: fx.Node, within: frozenset[fx.Node] = frozenset()) -> int:
+        """Count what reads a node, all that is within one step as one."""
+        others = sum(user in self.inside and user not in within for user in node.users)
+        return others + bool(within)
 
     def _paths(self, node: fx.Node) -> Iterator[Path]:
         """Yield the ways from a state to `node`, the shortest first.
@@ -130,7 +132,7 @@ class _Finder:
                 yield path
             before = path[0].state
             counted = sum(step.out.target not in VIEWS for step in path)
-            if counted < LONGEST and self._users(before) == 1:
+            if counted < LONGEST and self._users(before, path[0].within) == 1:
                 found += [(step, *path) for step in self.steps(before)]
 
     def _extend(self, node: fx.Node) -> None:

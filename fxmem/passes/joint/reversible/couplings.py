@@ -6,6 +6,7 @@ Its inverse is theirs, in reverse. What it divides by is its scale: |scale| < 1 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,7 +34,7 @@ def _carries(step: Step) -> bool:
         return False
     if value.dtype != state.dtype:
         return False
-    if step.out.target in VIEWS:
+    if step.out.target in (*VIEWS, operator.getitem):
         return True
     added = step.out.target in (aten.add.Tensor, aten.sub.Tensor) and abs(_alpha(step.out)) == 1
     whole = added and step.redo is None
@@ -60,7 +61,6 @@ def _sum(node: fx.Node) -> Iterator[Step]:
         found = emit(aten.sub.Tensor, *rest)
         return found if alpha == 1 else emit(aten.div.Tensor, found, alpha)
 
-    yield from shrinking(node)
     yield from interpolations(node)
     if isinstance(a, fx.Node):
         yield Step(node, a, (b,), first)
@@ -137,5 +137,6 @@ COUPLINGS: dict[Callable, Callable[[fx.Node], Iterator[Step]]] = {
     aten.addcdiv.default: lambda node: iter([_added(node, aten.div.Tensor)]),
     aten.where.self: lambda node: masked(node, _within),
     CAST: lambda node: rounded(node, _within),
+    operator.getitem: shrinking,
     **VIEWS,
 }

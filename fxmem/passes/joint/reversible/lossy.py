@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 
+import torch
 from torch import fx
 
 from fxmem.passes.graph import aten, op_name, tensor
@@ -24,6 +25,13 @@ NORMS = {
     *(aten.native_batch_norm.default, aten._native_batch_norm_legit_functional.default),
     *(aten._native_batch_norm_legit.default, aten._fused_rms_norm.default),
 }
+
+# Of a norm or an activation that is written out, beside what is pointwise.
+PARTS = {
+    *(aten.var_mean.correction, aten.mean.dim, aten.sum.dim_IntList, aten.amax.default),
+    *(operator.getitem, aten.expand.default, aten.view.default, CAST),
+}
+MOST = 16
 
 
 def left(forward: dict[fx.Node, None], found: list[Chain]) -> list[str]:
@@ -44,7 +52,16 @@ def _without(chain: Chain, made: set[fx.Node]) -> Chain:
 
 def _why(chain: Chain) -> str:
     lost = [step for link in chain for step in link.steps if step.undo is _lost]
-    return ", ".join(sorted({op_name(step.out).removesuffix("[0]") for step in lost}))
+    return ", ".join(sorted({_name(step) for step in lost}))
+
+
+def _name(step: Step) -> str:
+    """Return what users called, of which the node may be the end."""
+    name = op_name(step.out).removesuffix("[0]")
+    if not step.within:
+        return name
+    called = str(step.out.meta.get("original_aten", name))
+    return f"what ends in {name}" if called.startswith(name) else called.rpartition(".")[0]
 
 
 def _lossy_steps(node: fx.Node) -> Iterator[Step]:
@@ -53,6 +70,8 @@ def _lossy_steps(node: fx.Node) -> Iterator[Step]:
     yield from found
     if not found and (source := _source(node)) is not None:
         yield Step(node, source, (), _lost)
+    elif spread := _spread(node):
+        yield Step(node, spread[0], (), _lost, within=spread[1])
 
 
 def _source(node: fx.Node) -> fx.Node | None:
@@ -62,9 +81,35 @@ def _source(node: fx.Node) -> fx.Node | None:
         source = call.args[0] if call.target in NORMS and index == 0 else None
     else:
         source = node.args[0] if node.target in (aten.relu.default, CAST) else None
+    return source if _alike(source, node) else None
+
+
+def _spread(node: fx.Node) -> tuple[fx.Node, frozenset[fx.Node]] | None:
+    """Return what a norm or an activation, written out, is a function of; and the nodes of it.
+
+    It reads that more than once, and nothing else that is computed: its weight is a parameter.
+    """
+    within: set[fx.Node] = set()
+    sources = {node}
+    while len(within) < MOST and _is_part(last := max(sources)):
+        within.add(last)
+        sources = (sources - {last}) | {n for n in last.all_input_nodes if n.all_input_nodes}
+        if len(sources) < 2:
+            break
+    if len(sources) != 1 or len(within) < 2:
+        return None
+    (source,) = sources
+    return (source, frozenset(within)) if _alike(source, node) else None
+
+
+def _is_part(node: fx.Node) -> bool:
+    return node.target in PARTS or torch.Tag.pointwise in getattr(node.target, "tags", ())
+
+
+def _alike(source: fx.Node | None, node: fx.Node) -> bool:
     both = tensor(source), tensor(node)
     alike = None not in both and str(both[0].shape) == str(both[1].shape)
-    return source if alike and both[1].is_floating_point() else None
+    return alike and both[1].is_floating_point()
 
 
 def _lost(emit: Emit, out: fx.Node, of: Of) -> fx.Node:

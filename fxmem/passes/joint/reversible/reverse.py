@@ -83,7 +83,7 @@ def reverse(
         chains = _chains(joint, num_outputs)[0]
     forward = _forward(joint.graph, num_outputs)
     made = [step.out for chain in chains for link in chain for step in link.steps]
-    forward |= dict.fromkeys(keep_lost(joint.graph, made))
+    forward |= dict.fromkeys(keep_lost(made))
     rewrite = Rewrite(joint.graph, forward, _held(joint, num_outputs), checked)
     kept = [rewrite.chain(chain, anchors(chain, every)) for chain in chains]
     notes = (*map(_note, chains, kept), *([NOTE] if checked else []))

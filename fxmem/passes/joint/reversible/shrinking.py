@@ -1,14 +1,13 @@
-"""Integers times a fraction n / d below one, rounded down: undone by what the rounding lost.
+"""Integers times a fraction below one, as momentum forgets on fixed point: fxmem::shrink.
 
-floor(v * n / d) has been made of ceil(d / n) integers at most, and which of them it was is kept in
-one bit an element for n / d from a half on, two for a quarter. It is how momentum forgets on fixed
-point. (Maclaurin, Duvenaud, Adams, Gradient-based Hyperparameter Optimization through Reversible
-Learning, 2015, section 2.3, share the bits between elements; here each has its own.)
+What a product loses goes into numbers that elements share, and these go on from one product to the
+next. Those after the last product are kept, in the bits of their bound, and what spilled of them on
+the way; the others come back with the states.
 """
 
 from __future__ import annotations
 
-import math
+import operator
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,111 +15,110 @@ import torch
 from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
 
+from fxmem.ops import shrunk
 from fxmem.passes.graph import EXACT, aten, emit, tensor
 from fxmem.passes.joint.reversible.steps import Emit, Of, Step
 
 prims = torch.ops.prims
-LOST = "fxmem_lost"  # in the meta of a rounded product: the node that has what it lost
-FLOOR = {"rounding_mode": "floor"}
-MOST_BITS = 8  # that fxmem::pack takes of an element
+SHRINK, UNSHRINK = torch.ops.fxmem.shrink.default, torch.ops.fxmem.unshrink.default
+LOST = "fxmem_lost"  # in the meta of numbers: what they come back as, or their packed bytes
+BYTE = 8
 
 
 def shrinking(node: fx.Node) -> Iterator[Step]:
-    """Yield the step that a sum is if it is (v // d) * n + (v - v // d * d) * n // d."""
-    found = _parts(node)
-    if found is None:
+    """Yield the step that a product is. Where its size may change it is none."""
+    call, index = node.args
+    if not _is_product(call) or index != 0:
         return
-    v, n, d = found
+    v, before, *fraction = call.args
 
     def undo(emitted: Emit, out: fx.Node, of: Of) -> fx.Node:
-        return emitted(aten.add.Tensor, _least(emitted, out, n, d), _unpacked(emitted, node, n, d))
+        spilled = _item(call, 2) if _spills(call) else None
+        undone = emitted(UNSHRINK, out, _after(emitted, call), spilled, *fraction)
+        before.meta[LOST] = emitted(operator.getitem, undone, 1)
+        return emitted(operator.getitem, undone, 0)
 
     yield Step(node, v, (), undo)
 
 
-def keep_lost(graph: fx.Graph, made: Iterable[fx.Node]) -> list[fx.Node]:
-    """Compute in the forward what the rounded products among the nodes `made` lose, and keep it.
+def keep_lost(made: Iterable[fx.Node]) -> list[fx.Node]:
+    """Keep what the products among the nodes `made` lose.
 
-    Returns: the new nodes.
+    Returns: the new nodes of the forward.
     """
+    calls = [n.args[0] for n in made if n.target is operator.getitem and _is_product(n.args[0])]
+    passed_on = {call.args[1] for call in calls}
     new: list[fx.Node] = []
-    for node in made:
-        found = _parts(node)
-        if found is None or LOST in node.meta:
-            continue
-
-        def emitted(*args: Any, node: fx.Node = node, **kwargs: Any) -> fx.Node:
-            new.append(emit(graph, *args, like=node, **kwargs))
-            return new[-1]
-
-        with graph.inserting_before(node.next):
-            node.meta[LOST] = _packed(emitted, node, *found)
+    for call in calls:
+        if _spills(call):
+            new.append(_kept(_item(call, 2)))
+        numbers = _item(call, 1)
+        if numbers not in passed_on:
+            new += _packed(numbers, _bits(call))
     return new
 
 
-def _parts(node: fx.Node) -> tuple[fx.Node, int, int] | None:
-    """Return v, n and d of a rounded product."""
-    if not _is(node, aten.add.Tensor) or node.kwargs or not all(_is_node(a) for a in node.args):
-        return None
-    product, rest = node.args
-    if not _is(product, aten.mul.Tensor) or not _is_floor(rest):
-        return None
-    (whole, n), (scaled, d) = product.args, rest.args
-    if not _is_floor(whole) or whole.args[1] != d or not _is(scaled, aten.mul.Tensor):
-        return None
-    v, left = whole.args[0], scaled.args[0]
-    exact = _is(left, aten.sub.Tensor) and left.args[0] is v and not left.kwargs
-    if not exact or not _is(left.args[1], aten.mul.Tensor) or left.args[1].args != (whole, d):
-        return None
-    integers = scaled.args[1] == n and isinstance(n, int) and isinstance(d, int)
-    packs = integers and 0 < n < d and _bits(n, d) <= MOST_BITS
-    return (v, n, d) if packs and _is_of_integers(v) else None
+def _is_product(node: Any) -> bool:
+    return node.target is SHRINK and all(isinstance(s, int) for s in tensor(node.args[0]).shape)
 
 
-def _is_of_integers(node: fx.Node) -> bool:
-    """Whether a tensor has integers, and a size that does not change."""
-    value = tensor(node)
-    fixed = all(isinstance(size, int) for size in value.shape)
-    return fixed and not (value.is_floating_point() or value.is_complex())
+def _spills(call: fx.Node) -> bool:
+    return call.meta["val"][2].shape[0] > 0
 
 
-def _least(emitted: Emit, out: fx.Node, n: int, d: int) -> fx.Node:
-    """Emit ceil(out * d / n), the least integer that `out` can have been made of."""
-    whole = emitted(aten.div.Tensor_mode, out, n, **FLOOR)
-    rest = emitted(aten.sub.Tensor, out, emitted(aten.mul.Tensor, whole, n))
-    above = emitted(aten.add.Tensor, emitted(aten.mul.Tensor, rest, d), n - 1)
-    above = emitted(aten.div.Tensor_mode, above, n, **FLOOR)
-    return emitted(aten.add.Tensor, emitted(aten.mul.Tensor, whole, d), above)
+def _item(call: fx.Node, index: int) -> fx.Node:
+    """Return what a product gives beside itself, which may be read by nobody yet."""
+    for user in call.users:
+        if user.target is operator.getitem and user.args[1] == index:
+            return user
+    with call.graph.inserting_before(call.next):
+        return emit(call.graph, operator.getitem, call, index, like=call)
 
 
-def _packed(emitted: Emit, node: fx.Node, v: fx.Node, n: int, d: int) -> fx.Node:
-    lost = emitted(aten.sub.Tensor, v, _least(emitted, node, n, d))
-    lost = emitted(prims.convert_element_type.default, lost, torch.uint8)
-    packed = emitted(torch.ops.fxmem.pack.default, lost, _bits(n, d))
-    packed.meta["recompute"] = CheckpointPolicy.MUST_SAVE
-    packed.meta[EXACT] = "a reversible chain is recomputed from it"
-    return packed
+def _bits(call: fx.Node) -> int:
+    """Return how many bits the numbers after a product take."""
+    v, _, n, d, bound = call.args
+    rounds, width, _ = tensor(v).shape
+    return (shrunk(n, d, width, rounds, bound)[1] - 1).bit_length()
 
 
-def _unpacked(emitted: Emit, node: fx.Node, n: int, d: int) -> fx.Node:
-    packed = node.meta[LOST]
-    lost = tensor(packed.args[0])
-    unpack, laid_out = torch.ops.fxmem.unpack.default, (list(lost.shape), list(lost.stride()))
-    lost = emitted(unpack, packed, *laid_out, _bits(n, d), torch.uint8)
-    return emitted(prims.convert_element_type.default, lost, tensor(node).dtype)
+def _packed(numbers: fx.Node, bits: int) -> list[fx.Node]:
+    """Pack numbers byte by byte, and keep that."""
+    new: list[fx.Node] = []
+
+    def emitted(*args: Any) -> fx.Node:
+        new.append(emit(numbers.graph, *args, like=numbers))
+        return new[-1]
+
+    numbers.meta[LOST] = parts = []
+    with numbers.graph.inserting_before(numbers.next):
+        for shift in range(0, bits, BYTE):
+            low = emitted(aten.bitwise_right_shift.Tensor_Scalar, numbers, shift)
+            low = emitted(aten.bitwise_and.Scalar, low, 2**BYTE - 1)
+            low = emitted(prims.convert_element_type.default, low, torch.uint8)
+            packed = emitted(torch.ops.fxmem.pack.default, low, min(bits - shift, BYTE))
+            parts.append(_kept(packed))
+    return new
 
 
-def _bits(n: int, d: int) -> int:
-    return (math.ceil(d / n) - 1).bit_length()
+def _after(emitted: Emit, call: fx.Node) -> fx.Node:
+    """Return the numbers after a product: the forward's own if nothing else stands for them."""
+    numbers = _item(call, 1)
+    lost = numbers.meta.get(LOST, numbers)
+    if isinstance(lost, fx.Node):
+        return lost
+    size, bits = list(tensor(numbers).shape), _bits(call)
+    found = None
+    for i, packed in enumerate(lost):
+        how = (size, [1], min(bits - BYTE * i, BYTE), torch.uint8)
+        part = emitted(torch.ops.fxmem.unpack.default, packed, *how)
+        part = emitted(prims.convert_element_type.default, part, torch.int64)
+        part = emitted(aten.bitwise_left_shift.Tensor_Scalar, part, BYTE * i)
+        found = part if found is None else emitted(aten.bitwise_or.Tensor, found, part)
+    return found
 
 
-def _is_floor(node: Any) -> bool:
-    return _is(node, aten.div.Tensor_mode) and node.kwargs == FLOOR
-
-
-def _is_node(value: Any) -> bool:
-    return isinstance(value, fx.Node)
-
-
-def _is(node: Any, target: Any) -> bool:
-    return _is_node(node) and node.target is target
+def _kept(node: fx.Node) -> fx.Node:
+    node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+    node.meta[EXACT] = "a reversible chain is recomputed from it"
+    return node

@@ -31,6 +31,8 @@ class Step:
     undo: Undo = field(compare=False)
     scale: Operand = 1.0
     redo: Undo | None = field(default=None, compare=False)
+    # What stands between the state and `out`, and reads nothing else that is computed.
+    within: frozenset[fx.Node] = frozenset()
     # What `out` is computed from: it may read what stands for the state by the time it is again.
     args: tuple = field(init=False, compare=False)
 
