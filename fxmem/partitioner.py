@@ -25,7 +25,7 @@ from fxmem.passes.joint.frozen import forget_frozen
 from fxmem.passes.joint.overwritten import keep_overwritten
 from fxmem.passes.joint.parameters import static_inputs
 from fxmem.passes.joint.regions import keep_region_outputs
-from fxmem.passes.joint.reversible.reverse import Reversed, keep_sources, reverse
+from fxmem.passes.joint.reversible.reverse import NO_CHAIN, Reversed, keep_sources, reverse
 from fxmem.passes.joint.seeds import keep_seeds, recompute_random
 from fxmem.passes.joint.shared_sketches import share_sketches
 from fxmem.passes.joint.sketches.priced import with_sketches
@@ -164,7 +164,10 @@ class Partitioner(CustomPartitionerFn):
             return None, []
         defaults = {"anchor": None, "exact": False, "keep": 0, "float64": True}
         chosen = [self.policy.option("reversible", *option) for option in defaults.items()]
-        return reverse(gm, outputs, *chosen)
+        found, notes = reverse(gm, outputs, *chosen)
+        if found is None and self.policy.option("reversible", "force", False):
+            notes = notes or [NO_CHAIN]
+        return found, notes
 
     def _cut(
         self,

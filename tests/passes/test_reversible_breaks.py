@@ -6,12 +6,15 @@ from torch.nn import functional as F
 
 from .test_reversible import (
     ASKED,
+    FORCED,
+    NONE,
     OFF,
     assert_gradients_match,
     branch,
     chain,
     inputs,
     links,
+    run,
     weights,
 )
 from .tools import leaf, partitioned
@@ -101,6 +104,11 @@ def test_a_part_too_short_to_be_told_from_chance_is_named():
     )
     assert links(plan) == [15]
     assert_gradients_match(f, *leaves, policy=ASKED)
+
+
+def test_where_it_is_forced_nothing_found_is_said():
+    assert partitioned(run, *given(2), policy=FORCED).plan.notes == (NONE,)
+    assert partitioned(run, *given(2), policy=ASKED).plan.notes == ()
 
 
 LOSSY = {

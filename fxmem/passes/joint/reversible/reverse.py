@@ -31,6 +31,10 @@ from fxmem.passes.joint.reversible.stacks import add_up, totals
 from fxmem.passes.joint.reversible.widened import widen
 from fxmem.passes.pair.graphs import Pair
 
+NO_CHAIN = (
+    f"reversible: no chain of {SHORTEST} links or more is found in this graph; fewer may be chance"
+)
+
 
 @dataclass(frozen=True)
 class Reversed:
