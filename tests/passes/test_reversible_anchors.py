@@ -5,8 +5,11 @@ import torch
 from torch.nn import functional as F
 
 from fxmem import PolicyError
+from fxmem.passes.joint.reversible.anchors import anchors
+from fxmem.passes.joint.reversible.chains import find_chains
 
 from .test_reversible import OFF, chain, inputs, run, weights
+from .test_reversible_spellings import graph_of
 from .tools import gradients, partitioned, relative
 
 STATE = 8 * 16 * 4
@@ -50,10 +53,18 @@ def test_sums_are_anchored_in_pairs(depth, kept):
     assert kept_on_the_way(run, *given) == kept
 
 
-@pytest.mark.parametrize("gamma, kept", [(1.0, 0), (0.9, 1), (0.5, 5)])
+@pytest.mark.parametrize("gamma, kept", [(1.0, 0), (0.9, 1), (0.5, 4)])
 def test_momentum_is_anchored_as_it_forgets(gamma, kept):
     given = as_dtype((*inputs(8, 16), *weights(10)), torch.float64)
     assert kept_on_the_way(momentum(gamma), *given) == kept
+
+
+def test_momentum_is_anchored_in_pairs():
+    """Where the position had its error still, every velocity after would be kept."""
+    with torch.no_grad():
+        graph = graph_of(momentum(0.5), *inputs(8, 16), *weights(128))
+    (chain,) = find_chains(graph.nodes)
+    assert [len(anchors(chain[:n], widened=torch.float32)) for n in (32, 128, 256)] == [0, 4, 10]
 
 
 def test_anchors_as_asked_for():

@@ -44,11 +44,17 @@ def anchors(
     grown = {} if every else growth(chain)
     kept: set[fx.Node] = set()
     error = {out: 0.0, chain[-1].stream: 0.0}
+    again = 1.0
     for link in reversed(chain):
-        found = _error(link, error, 1.0 if every else loss(link), grown.get(link.out, 1.0))
-        if found > bear:
+        lost = 1.0 if every else loss(link)
+        found = _error(link, error, lost, grown.get(link.out, 1.0))
+        is_kept = found * again > bear
+        if is_kept:
             kept.add(link.skip)
-        error[link.skip] = 0.0 if found > bear else found
+        error[link.skip] = 0.0 if is_kept else found
+        # Beside a state that is kept the other stream's has its error still. Where that would have
+        # the next one kept at once, as in momentum, which scales but the velocity, it is kept, too.
+        again = lost if is_kept and lost <= bear else 1.0
     return kept
 
 
