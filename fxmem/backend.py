@@ -84,12 +84,13 @@ def _without_inductor(
 ) -> Callable[..., Any]:
     from functorch.compile import make_boxed_func, nop
     from torch._dynamo.backends.common import aot_autograd
-    from torch._inductor.decomposition import select_decomp_table
+
+    from fxmem.compat import eager_decompositions
 
     # Derivatives in one op hide comparisons and exponentials from the passes: take Inductor's
     # decompositions, but for random ops, which eager draws otherwise than their decompositions.
     drawn = torch.Tag.nondeterministic_seeded
-    table = select_decomp_table()
+    table = eager_decompositions()
     table = {op: f for op, f in table.items() if drawn not in getattr(op, "tags", ())}
 
     def boxed(half: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:

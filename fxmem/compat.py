@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -12,11 +12,39 @@ from torch import fx
 from torch._functorch import partitioners
 from torch._functorch._aot_autograd import descriptors
 from torch._functorch.partitioners import min_cut_rematerialization_partition
+from torch._inductor.decomposition import select_decomp_table
 
-__all__ = ["hint", "may_recompute", "min_cut_rematerialization_partition", "saved_descriptors"]
+__all__ = [
+    "eager_decompositions",
+    "hint",
+    "may_recompute",
+    "min_cut_rematerialization_partition",
+    "saved_descriptors",
+]
 
 _Saved = descriptors.SavedForBackwardsAOTOutput
 _SavedNoCheck = getattr(descriptors, "SavedForBackwardsNoVcCheckAOTOutput", _Saved)
+
+
+def eager_decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
+    """Return Inductor's decompositions, for graphs that are run as they are.
+
+    Of all of them torch's `eye` alone (2.13) makes what eager mode cannot run: ranges in uint16.
+    """
+    aten = torch.ops.aten
+    return {**select_decomp_table(), aten.eye.default: _eye, aten.eye.m: _eye}
+
+
+def _eye(
+    n: int | torch.SymInt,
+    m: int | torch.SymInt | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    **_: Any,
+) -> torch.Tensor:
+    rows, columns = (torch.arange(size, device=device) for size in (n, n if m is None else m))
+    return (rows.unsqueeze(-1) == columns).to(dtype or torch.get_default_dtype())
 
 
 @contextmanager

@@ -12,10 +12,9 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._guards import detect_fake_mode
 from torch._inductor import config
 from torch._inductor.compile_fx import partition_fn
-from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.virtualized import V
 
-from fxmem.compat import min_cut_rematerialization_partition
+from fxmem.compat import eager_decompositions, min_cut_rematerialization_partition
 from fxmem.partitioner import Partitioner
 from fxmem.passes.forward.asked import rewrite_asked
 from fxmem.passes.graph import copied, regions
@@ -49,7 +48,7 @@ class Observer:
         shorten_paths(gm, gm)
         self.rewritten = rewrite_asked(gm, self.policy)
         compiler = aot_autograd(
-            fw_compiler=nop, decompositions=select_decomp_table, partition_fn=self._partition
+            fw_compiler=nop, decompositions=eager_decompositions, partition_fn=self._partition
         )
         return compiler(gm, example_inputs)
 

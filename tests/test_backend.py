@@ -106,6 +106,20 @@ def test_inner_aot_eager():
         torch.testing.assert_close(found, parameter.grad, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("sizes", [(300,), (2, 300)], ids=str)
+def test_inner_eager_runs_eye(sizes):
+    # Inductor counts up to 300 in uint16, which eager mode has no kernel for.
+    def contrastive(x):
+        own = torch.eye(*sizes)
+        return (x.exp() * own.sum()).masked_fill(own[:2, :2] == 1, 0).sin()
+
+    x = torch.linspace(-1, 1, 4).view(2, 2).requires_grad_()
+    assert fxmem.explain(contrastive, x).plans
+    compiled = torch.compile(contrastive, backend=backend, options=EAGER)
+    found, wanted = (torch.autograd.grad(f(x).sum(), x)[0] for f in (compiled, contrastive))
+    torch.testing.assert_close(found, wanted)
+
+
 def test_inner_callable():
     compiled = []
 
