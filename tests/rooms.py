@@ -17,7 +17,7 @@ PAIR_TOOLS = tuple(
     for name in (
         *("graphs", "rewrite", "eligible", "sensitivity", "allocate"),
         *("cones", "products", "curves", "steps", "hoist"),
-        *("masked", "ranges", "unbounded", "codable"),
+        *("masked", "ranges", "unbounded", "codable", "companions"),
     )
 )
 TOOLS = ("torch", "fxmem.passes.graph", *DECISIONS)

@@ -13,6 +13,7 @@ from torch import fx
 
 from fxmem.passes.graph import ancestors, from_tangents, op_name, tensor
 from fxmem.passes.pair.codable import refusals
+from fxmem.passes.pair.companions import refuse_dearer
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.passes.pair.hoist import hoist, is_float, is_movable, kept_floats, known, passed
 from fxmem.passes.pair.products import shape
@@ -40,14 +41,16 @@ def hoist_differences(pair: Pair, policy: Policy) -> None:
         """Whether nothing else is read of what one side is made of: it is not trained here."""
         return all(difference in ways(s) for s in storages)
 
-    found = []
+    found: dict[fx.Node, set[Storage]] = {}
     for node in nodes:
         left, right = (sources_of(n) for n in node.all_input_nodes)
         if left | right and not left & right:
             if is_target(left, node) or is_target(right, node):
-                found.append(node)
-    for node in found:
-        hoist(pair, node)
+                found[node] = left | right
+    refused = refuse_dearer(pair, policy, found)
+    for node, storages in found.items():
+        if storages.isdisjoint(refused):
+            hoist(pair, node)
     if found:
         pair.prune()
 

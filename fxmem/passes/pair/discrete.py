@@ -14,6 +14,7 @@ from torch import fx
 
 from fxmem import ops
 from fxmem.passes.graph import EXACT, NUMBERS, ancestors, nbytes, op_name, tensor
+from fxmem.passes.pair.companions import refuse_dearer
 from fxmem.passes.pair.eligible import why_exact, why_shared
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.passes.pair.hoist import MOVED, hoist, is_float, is_movable, kept_floats, known
@@ -36,16 +37,34 @@ def hoist_discrete(pair: Pair, policy: Policy) -> None:
         if op_name(node) in WHOLE and _is_read_beside(node):
             for source in sources_of(node):
                 floats[source].owner.meta[EXACT] = FRACTION
+
+    def lossy(node: fx.Node) -> set[Storage]:
+        return {floats[n] for n in sources_of(node) if why_exact(pair, floats[n], policy) is None}
+
+    if policy.lossy:
+        refuse_dearer(pair, policy, {n: lossy(n) for n in _last(pair, nodes) if lossy(n)})
     # From the last to the first: what is made of a result that is kept needs no second one.
     for node in reversed(nodes):
         if not node.users or not is_movable(pair, node):
             continue
         sources = sources_of(node)
-        lossy = policy.lossy and any(why_exact(pair, floats[n], policy) is None for n in sources)
-        if sources and (lossy or _frees(pair, node, floats, policy)):
+        coded = policy.lossy and lossy(node)
+        if sources and (coded or _frees(pair, node, floats, policy)):
             hoist(pair, node)
     if any(MOVED in node.meta for node in pair.saved):
         pair.prune()
+
+
+def _last(pair: Pair, nodes: list[fx.Node]) -> list[fx.Node]:
+    """Return of these nodes what is read by more than what only others of them are made of."""
+    found, gone = [], set()
+    for node in reversed(known(pair)):
+        if gone.issuperset(node.users):
+            gone.add(node)
+        elif node in nodes and is_movable(pair, node):
+            found.append(node)
+            gone.add(node)
+    return found
 
 
 def _is_discrete(node: fx.Node) -> bool:
