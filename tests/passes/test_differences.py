@@ -49,6 +49,34 @@ def test_error_is_that_of_the_difference(case):
     assert all(relative(one, other) < 0.13 for one, other in zip(found, exact, strict=True))
 
 
+# Targets that are numbers, as of adversarial losses; and the note of what is kept.
+NUMBERS = {
+    "square": (lambda h: (h - 1).square().sum(), "sub"),
+    "reversed": (lambda h: (1 - h).pow(2).mean(), "sub"),
+    "added": (lambda h: ((-3 * h + 3) * (-3 * h + 3)).mean(1).sum(), "add"),
+    "weighted": (lambda h: (WEIGHT * (h - 1) ** 4).mean(), "sub"),
+    "non-linear": (lambda h: (h.tanh() - 0.76159).square().mean(), "sub"),
+    "of a few": (lambda h: (h[:, :1] - 1).square().sum() + 1e-3 * h.square().sum(), "sub"),
+}
+
+
+def beside_one():
+    """Return x and w, of which the product is near 1."""
+    torch.manual_seed(0)
+    x, w = torch.randn(128, 64), torch.randn(64, 64) / 160
+    return torch.cat([torch.ones(128, 1), x], 1), torch.cat([torch.ones(1, 64), w]).requires_grad_()
+
+
+@pytest.mark.parametrize(("loss", "name"), NUMBERS.values(), ids=NUMBERS)
+def test_difference_from_a_number(loss, name):
+    def f(x, w):
+        return loss(x @ w)
+
+    found, exact = (gradients(f, *beside_one(), policy=p)[1] for p in (COMPACT, "eager"))
+    assert relative(found, exact) < 0.13  # as above
+    assert any(note.startswith(f"{name}: ") for note in kept(f, *beside_one())[1])
+
+
 def kept(f, *inputs, **policy):
     """Return the operators of what is kept and the notes of the plan."""
     plan = partitioned(f, *inputs, policy={**COMPACT, **policy}).plan
@@ -91,7 +119,20 @@ def centred(x, w, t):
     return ((h - h.mean(1, keepdim=True)) ** 3) / 7
 
 
-OTHERS = (rotated, recurrent, centred)
+def derivative(x, w, t):
+    """That of tanh is 1 - y²."""
+    return (x @ w).tanh().mean()
+
+
+def function_of_a_difference(x, w, t):
+    return ((x @ w).tanh() - 1).exp().mean()
+
+
+def no_loss(x, w, t):
+    return ((x @ w).tanh() - 1).square()
+
+
+OTHERS = (rotated, recurrent, centred, derivative, function_of_a_difference, no_loss)
 
 
 @pytest.mark.parametrize("f", OTHERS, ids=lambda f: f.__name__)

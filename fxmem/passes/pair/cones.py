@@ -86,18 +86,9 @@ class Cones:
         yield from (self._cone(n) for n in roots if _is_computed_float(n))
 
     def arriving(self, cone: Cone) -> int:
-        """Return how many numbers the gradient is before it is broadcast to what a cone weighs.
-
-        Of a loss it is one, or one a row; whatever else that is multiplied with does not count.
-        """
-
-        def came(node: fx.Node) -> bool:
-            spreads = is_elementwise(node) and not self.tainted.isdisjoint(node.all_input_nodes)
-            return node not in self.tainted or not spreads
-
+        """Return how many numbers the gradient is before it is broadcast to what a cone weighs."""
         factors = (factor for exit in cone.exits for factor in exit.factors)
-        found = [n for n in ancestors(factors, came) if n in self.tainted and came(n)]
-        return max(numel(n) or numel(cone.root) for n in found)
+        return arriving(factors, self.tainted, numel(cone.root))
 
     def _below(self, kept: fx.Node) -> Iterator[fx.Node]:
         node = self.pair.taken(kept.name)
@@ -139,6 +130,24 @@ class Cones:
 
         spread(start, admit)
         return found
+
+
+def arriving(values: Iterable[fx.Node], tainted: set[fx.Node], unknown: int) -> int:
+    """Return how many numbers the gradient is before it is broadcast to these values.
+
+    Of a loss it is one, or one a row; whatever else that is multiplied with does not count.
+
+    Args:
+        tainted: the backward's nodes that depend on a gradient.
+        unknown: the number for a gradient whose size is not known.
+    """
+
+    def came(node: fx.Node) -> bool:
+        spreads = is_elementwise(node) and not tainted.isdisjoint(node.all_input_nodes)
+        return node not in tainted or not spreads
+
+    found = [n for n in ancestors(values, came) if n in tainted and came(n)]
+    return max(numel(n) or unknown for n in found)
 
 
 def _constants(graph: fx.Graph) -> set[fx.Node]:

@@ -2,7 +2,9 @@
 
 A loss behind a non-linearity keeps the prediction, or what that is made of, and the backward
 subtracts the target from it again. An error of a code is a part of the prediction; where training
-has brought that near to the target, it is many times the difference, and so the gradient.
+has brought that near to the target, it is many times the difference, and so the gradient. A target
+may be a number (of what is real, 1); that a number is one shows in how the gradient reads what is
+left.
 """
 
 from __future__ import annotations
@@ -11,21 +13,30 @@ import functools
 
 from torch import fx
 
-from fxmem.passes.graph import ancestors, from_tangents, op_name, tensor
+from fxmem.passes.graph import ancestors, from_tangents, is_view, numel, op_name, tensor
 from fxmem.passes.pair.codable import refusals
 from fxmem.passes.pair.companions import refuse_dearer
+from fxmem.passes.pair.cones import arriving
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.passes.pair.hoist import hoist, is_float, is_movable, kept_floats, known, passed
 from fxmem.passes.pair.products import shape
+from fxmem.passes.pair.sensitivity import CASTS
 from fxmem.policy import Policy
 
 
 def hoist_differences(pair: Pair, policy: Policy) -> None:
     """Keep each difference of a value that would be encoded and a target, as large as that."""
-    nodes = [n for n in known(pair) if _is_difference(n) and is_movable(pair, n)]
+    tainted, own = from_tangents(pair.backward.graph), {n.name for n in pair.forward.graph.nodes}
+
+    def is_loss(node: fx.Node) -> bool:
+        """Whether a difference from a number is one: derivatives have such, as 1 - y² of a tanh."""
+        return node.name in own and _is_from_number(node) and _is_gradient(node, tainted)
+
+    nodes = [n for n in known(pair) if _is_difference(n) or is_loss(n)]
+    nodes = [n for n in nodes if is_movable(pair, n)]
     if not nodes:
         return
-    floats, tainted = kept_floats(pair), from_tangents(pair.backward.graph)
+    floats = kept_floats(pair)
     refusal = refusals(pair, policy)
 
     @functools.cache
@@ -43,7 +54,8 @@ def hoist_differences(pair: Pair, policy: Policy) -> None:
 
     found: dict[fx.Node, set[Storage]] = {}
     for node in nodes:
-        left, right = (sources_of(n) for n in node.all_input_nodes)
+        # A number is made of nothing.
+        left, right, *_ = (*map(sources_of, node.all_input_nodes), set())
         if left | right and not left & right:
             if is_target(left, node) or is_target(right, node):
                 found[node] = left | right
@@ -65,8 +77,40 @@ def _is_difference(node: fx.Node) -> bool:
     return alike and (op_name(node) == "aten.sub" or negated)
 
 
+def _is_from_number(node: fx.Node) -> bool:
+    """Whether a value and a number are subtracted, or added, and none is zero."""
+    is_sum = op_name(node) in ("aten.sub", "aten.add") and not node.kwargs
+    return is_sum and is_float(node) and len(node.all_input_nodes) == 1 and any(_numbers(node))
+
+
+def _is_gradient(difference: fx.Node, tainted: set[fx.Node]) -> bool:
+    """Whether all that reads it are the gradients of losses that are powers of it."""
+    pending, size = [difference], numel(difference)
+    for value in pending:
+        for user in value.users:
+            if user not in tainted:
+                if not (is_view(user) or _is_multiple(user) or _is_power(user)):
+                    return False
+                pending.append(user)
+            elif op_name(user) != "aten.mul" or not arriving([user], tainted, size) < size:
+                return False
+    return True
+
+
+def _is_multiple(node: fx.Node) -> bool:
+    multiplies = op_name(node) in ("aten.mul", "aten.div", "aten.neg", *CASTS)
+    return multiplies and len(node.all_input_nodes) == 1
+
+
+def _is_power(node: fx.Node) -> bool:
+    return op_name(node) == "aten.pow" and all(number >= 1 for number in _numbers(node))
+
+
+def _numbers(node: fx.Node) -> list[float]:
+    return [a for a in node.args if not isinstance(a, fx.Node)]
+
+
 def _is_negative(node: fx.Node) -> bool:
-    factors = [a for a in node.args if not isinstance(a, fx.Node)]
     return op_name(node) == "aten.neg" or (
-        op_name(node) == "aten.mul" and min(factors, default=0) < 0
+        op_name(node) == "aten.mul" and min(_numbers(node), default=0) < 0
     )
