@@ -2,9 +2,8 @@
 
 A loss behind a non-linearity keeps the prediction, or what that is made of, and the backward
 subtracts the target from it again. An error of a code is a part of the prediction; where training
-has brought that near to the target, it is many times the difference, and so the gradient. A target
-may be a number (of what is real, 1); that a number is one shows in how the gradient reads what is
-left.
+has brought that near to the target, it is many times the difference, and so the gradient. A number
+is a target too (1, for what is real) where the gradient is made of powers of what is left of it.
 """
 
 from __future__ import annotations
