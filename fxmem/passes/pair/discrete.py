@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from fxmem import ops
-from fxmem.passes.graph import EXACT, NUMBERS, ancestors, nbytes, op_name, tensor
+from fxmem.passes.graph import EXACT, NUMBERS, ancestors, is_view, nbytes, op_name, tensor
 from fxmem.passes.pair.companions import refuse_dearer
 from fxmem.passes.pair.eligible import why_exact, why_shared
 from fxmem.passes.pair.graphs import Pair, Storage
@@ -38,30 +38,35 @@ def hoist_discrete(pair: Pair, policy: Policy) -> None:
             for source in sources_of(node):
                 floats[source].owner.meta[EXACT] = FRACTION
 
-    def lossy(node: fx.Node) -> set[Storage]:
-        return {floats[n] for n in sources_of(node) if why_exact(pair, floats[n], policy) is None}
-
+    coded: set[Storage] = set()
     if policy.lossy:
-        refuse_dearer(pair, policy, {n: lossy(n) for n in _last(pair, nodes) if lossy(n)})
+        coded.update(s for s in floats.values() if why_exact(pair, s, policy) is None)
+
+    def made_of(node: fx.Node) -> set[Storage]:
+        return coded.intersection(floats[n] for n in sources_of(node))
+
+    if coded:
+        coded -= refuse_dearer(pair, policy, {n: made_of(n) for n in _last(pair, nodes)})
     # From the last to the first: what is made of a result that is kept needs no second one.
     for node in reversed(nodes):
         if not node.users or not is_movable(pair, node):
             continue
-        sources = sources_of(node)
-        coded = policy.lossy and lossy(node)
-        if sources and (coded or _frees(pair, node, floats, policy)):
+        if sources_of(node) and (made_of(node) or _frees(pair, node, floats, policy)):
             hoist(pair, node)
     if any(MOVED in node.meta for node in pair.saved):
         pair.prune()
 
 
 def _last(pair: Pair, nodes: list[fx.Node]) -> list[fx.Node]:
-    """Return of these nodes what is read by more than what only others of them are made of."""
+    """Return of these nodes what is read by more than what only others of them are made of.
+
+    None of those whose memory is that of what they are made of.
+    """
     found, gone = [], set()
     for node in reversed(known(pair)):
         if gone.issuperset(node.users):
             gone.add(node)
-        elif node in nodes and is_movable(pair, node):
+        elif node in nodes and not is_view(node) and is_movable(pair, node):
             found.append(node)
             gone.add(node)
     return found
