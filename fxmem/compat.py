@@ -12,7 +12,6 @@ from torch import fx
 from torch._functorch import partitioners
 from torch._functorch._aot_autograd import descriptors
 from torch._functorch.partitioners import min_cut_rematerialization_partition
-from torch._inductor.decomposition import select_decomp_table
 
 __all__ = [
     "eager_decompositions",
@@ -31,6 +30,8 @@ def eager_decompositions() -> dict[torch._ops.OperatorBase, Callable[..., Any]]:
 
     Of all of them torch's `eye` alone (2.13) makes what eager mode cannot run: ranges in uint16.
     """
+    from torch._inductor.decomposition import select_decomp_table
+
     aten = torch.ops.aten
     return {**select_decomp_table(), aten.eye.default: _eye, aten.eye.m: _eye}
 
