@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from .tools import gradients, leaf, partitioned, relative
+from .tools import TestBackend, gradients, leaf, partitioned, relative
 
 COMPACT = {"preset": "compact", "min_bytes": 0}
 WEIGHT = torch.linspace(1, 3, 64)
@@ -145,3 +145,16 @@ def test_other_differences_are_recomputed(f):
 def test_where_nothing_is_encoded(policy):
     f, inputs = near(torch.sigmoid, mean_square)
     assert kept(f, *inputs, **policy) == ({"aten.mm"}, ())
+
+
+def test_a_number_taken_from_what_has_no_known_size():
+    def loss(x, w):
+        return (torch.sigmoid((x @ w)[x[:, 0] > 0].square()) - 1).square().mean()
+
+    x, w = leaf(128, 64), leaf(64, 64)
+    backend = TestBackend(COMPACT)
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        loss_compiled = torch.compile(loss, backend=backend, fullgraph=True)
+        (found,) = torch.autograd.grad(loss_compiled(x, w), w)
+    (wanted,) = torch.autograd.grad(loss(x, w), w)
+    torch.testing.assert_close(found, wanted)

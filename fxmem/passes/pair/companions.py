@@ -74,7 +74,7 @@ def _is_read_beside(
 def _coded(node: fx.Node, policy: Policy) -> int:
     """Return the bytes in which a value is kept, where nothing obliges it to be exact."""
     whole, dtype = nbytes(node), tensor(node).dtype
-    if whole < policy.min_bytes:
+    if whole < policy.min_bytes or numel(node) is None:
         return whole
     if dtype == torch.bool:
         return ops.packed_bytes(whole, 1) if policy.allows("masks") else whole

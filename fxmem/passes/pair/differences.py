@@ -77,9 +77,11 @@ def _is_difference(node: fx.Node) -> bool:
 
 
 def _is_from_number(node: fx.Node) -> bool:
-    """Whether a value and a number are subtracted, or added, and none is zero."""
-    is_sum = op_name(node) in ("aten.sub", "aten.add") and not node.kwargs
-    return is_sum and is_float(node) and len(node.all_input_nodes) == 1 and any(_numbers(node))
+    """Whether a value of known size and a number are subtracted, or added, and none is zero."""
+    if op_name(node) not in ("aten.sub", "aten.add") or node.kwargs or not is_float(node):
+        return False
+    is_from_number = len(node.all_input_nodes) == 1 and any(_numbers(node))
+    return is_from_number and numel(node) is not None
 
 
 def _is_gradient(difference: fx.Node, tainted: set[fx.Node]) -> bool:
