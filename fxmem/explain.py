@@ -105,10 +105,10 @@ def _eager(model: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> di
 def _sketched(found: Observer, model: Callable[..., Any]) -> dict[str, Projection]:
     """Return of which modules the weight's gradient comes from a sketch, by path, and of what."""
     from fxmem.ops.sketches.projection import Projection
-    from fxmem.passes.graph import module_path
+    from fxmem.passes.graph import module_path, plain_path
 
     own_paths = dict(model.named_modules()) if isinstance(model, torch.nn.Module) else {}
-    traced_as = {path.replace("_orig_mod.", ""): path for path in own_paths}
+    traced_as = {plain_path(path): path for path in own_paths}
     sketches = (torch.ops.fxmem.sketch.default, torch.ops.aten.index_select.default)
     nodes = (node for _, backward in found.graphs for node in backward.graph.nodes)
     paths = dict.fromkeys(module_path(node) for node in nodes if node.target in sketches)

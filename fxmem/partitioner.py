@@ -27,9 +27,9 @@ from fxmem.passes.joint.parameters import static_inputs
 from fxmem.passes.joint.regions import keep_region_outputs
 from fxmem.passes.joint.reversible.reverse import NO_CHAIN, Reversed, keep_sources, reverse
 from fxmem.passes.joint.seeds import keep_seeds, recompute_random
-from fxmem.passes.joint.shared_sketches import share_sketches
 from fxmem.passes.joint.sketches.priced import with_sketches
 from fxmem.passes.joint.sketches.rewrite import release
+from fxmem.passes.joint.sketches.shared import share_sketches
 from fxmem.passes.pair.differences import hoist_differences
 from fxmem.passes.pair.discrete import hoist_discrete
 from fxmem.passes.pair.expand import expand

@@ -145,7 +145,11 @@ def memory(module: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, ...]:
 def module_path(node: fx.Node) -> str:
     """Return the dotted path of the nn.Module that a node was traced in, "" at the top."""
     stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack") or {}
-    path = next(reversed(stack.values()))[0] if stack else ""
+    return plain_path(next(reversed(stack.values()))[0] if stack else "")
+
+
+def plain_path(path: str) -> str:
+    """Return the path of an nn.Module without what tracers and torch.compile put into it."""
     path = re.sub(r"\[['\"]?([^\]'\"]*)['\"]?\]", r".\1", path)
     parts = [
         part

@@ -100,6 +100,6 @@ def test_where_int8_has_no_product_float32_is_exact(inner, monkeypatch):
 def test_a_capped_onednn_is_not_asked(isa, monkeypatch):
     """It would saturate: 127 * 127 * 2 is more than 16 bits hold."""
     if platform.machine() != "x86_64":
-        pytest.skip("ONEDNN_MAX_CPU_ISA is x86's")
+        pytest.skip("the variable that caps oneDNN, ONEDNN_MAX_CPU_ISA, is read on x86 alone")
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
     assert not product.sums_int8.__wrapped__()

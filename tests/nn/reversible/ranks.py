@@ -10,7 +10,7 @@ RANKS = 2
 def run_ranks(job, folder):
     """Return what `job(rank, results)` puts into `results` in each of the processes."""
     if not distributed.is_available():
-        pytest.skip("this torch has no distributed")
+        pytest.skip("starts processes with torch.distributed, which this torch is built without")
     context = torch.multiprocessing.get_context("spawn")
     with context.Manager() as manager:
         results = manager.dict()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -130,3 +130,10 @@ def _convolution(node: fx.Node, backward: set[fx.Node]) -> Product | Unfit:
     if transposed or any((*padding, *output_padding)) or any(size != 1 for size in sizes):
         return Unfit(node, "a convolution of more than single points mixes rows of its input")
     return Product(node, x, y)
+
+
+def value_of(node: fx.Node) -> Hashable:
+    """Return what a node computes, so that two views or casts of one value are one."""
+    if not (is_view(node) or node.target in CASTS):
+        return node
+    return (node.target, value_of(node.args[0]), str((node.args[1:], sorted(node.kwargs.items()))))

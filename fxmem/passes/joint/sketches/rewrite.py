@@ -17,11 +17,10 @@ from torch.utils.checkpoint import CheckpointPolicy
 
 from fxmem.compat import saved_descriptors
 from fxmem.passes.graph import SKETCH_OF, aten, describe, emit, nbytes, owner, tensor
-from fxmem.passes.joint.sketches.products import CASTS, Product
+from fxmem.passes.joint.sketches.products import Product, value_of
 from fxmem.passes.pair.graphs import size_arguments
 
 CLAIMED = "fxmem_claimed"  # in the meta of what the forward makes for the backward alone
-VIEWS = (aten.view.default, aten.permute.default, aten.squeeze.dim, aten.unsqueeze.default)
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Site:
     @property
     def shared(self) -> Hashable:
         """What sites must have in common to share a sketch."""
-        return (_value(self.product.x), self.product.left, self.kind, str(self.kept))
+        return (value_of(self.product.x), self.product.left, self.kind, str(self.kept))
 
 
 def rewrite(joint: fx.GraphModule, sites: Iterable[Site], num_outputs: int) -> int:
@@ -82,14 +81,6 @@ def _insert_outputs(graph: fx.Graph, at: int, nodes: list[fx.Node]) -> None:
     if "desc" in output.meta:
         described = list(output.meta["desc"])
         output.meta["desc"] = [*described[:at], *saved_descriptors(nodes), *described[at:]]
-
-
-def _value(node: fx.Node) -> Hashable:
-    """Return what a node computes, so that two views or casts of one value are one."""
-    if node.target in VIEWS or node.target in CASTS:
-        rest = str((node.args[1:], sorted(node.kwargs.items())))
-        return (node.target, _value(node.args[0]), rest)
-    return node
 
 
 def _seeds(graph: fx.Graph, sites: list[Site]) -> list[fx.Node]:
