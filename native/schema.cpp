@@ -45,4 +45,10 @@ STABLE_TORCH_LIBRARY(fxmem, m) {
       "norm_backward(Tensor grad, Tensor output, Tensor rstd, Tensor? weight, Tensor? bias, "
       "Tensor? at, Tensor? side, SymInt channels, SymInt groups, bool centred, float least, "
       "float steepest, bool sums) -> (Tensor input_grad, Tensor weight_grad, Tensor bias_grad)");
+  m.def(
+      "shrink(Tensor v, Tensor numbers, int n, int d, int bound) -> "
+      "(Tensor product, Tensor numbers_out, Tensor spilled)");
+  m.def(
+      "unshrink(Tensor v, Tensor numbers, Tensor? spilled, int n, int d, int bound) -> "
+      "(Tensor product, Tensor numbers_out)");
 }

@@ -48,6 +48,10 @@ SCHEMAS = {
     "norm_backward": "(Tensor grad, Tensor output, Tensor rstd, Tensor? weight, Tensor? bias, "
     "Tensor? at, Tensor? side, SymInt channels, SymInt groups, bool centred, float least, "
     "float steepest, bool sums) -> (Tensor input_grad, Tensor weight_grad, Tensor bias_grad)",
+    "shrink": "(Tensor v, Tensor numbers, int n, int d, int bound) -> "
+    "(Tensor product, Tensor numbers_out, Tensor spilled)",
+    "unshrink": "(Tensor v, Tensor numbers, Tensor? spilled, int n, int d, int bound) -> "
+    "(Tensor product, Tensor numbers_out)",
 }
 
 DIRECTORY = Path(__file__).parents[1] / "lib"

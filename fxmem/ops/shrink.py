@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import torch
 
-from .native import compose, underivable
+from . import checks
+from .native import define
 
 # Above the bound that a push needs, and below int64's: products stay positive numbers.
 LARGEST = 2**62
 SPILL = 16
-_WHY = "integers have no gradient."
+WIDEST_PUSH, MOST_PUSHES = 2**40, 64
 
 
 def shrink(
@@ -59,7 +60,24 @@ def _spills(popped: int, pushed: int, rounds: int, bound: int) -> tuple[list[int
     return counts, bound
 
 
-def _shrink_kernel(v, numbers, n, d, bound):
+def _check(op, v, numbers, n, d, bound):
+    fits = v.dim() == 3 and 1 <= v.size(0) <= MOST_PUSHES and v.size(1) >= 1
+    fits = fits and v.dtype == torch.int64
+    wanted = f"int64 [1 to {MOST_PUSHES} rounds, width, words]"
+    checks.require(fits, op, "v", wanted, f"{list(v.shape)} of {v.dtype}")
+    fits = numbers.shape == v.shape[2:] and numbers.dtype == torch.int64
+    got = f"{list(numbers.shape)} of {numbers.dtype}"
+    checks.require(fits, op, "numbers", f"int64 [{v.size(2)}]", got)
+    same = numbers.device == v.device
+    checks.require(same, op, "numbers", "on the device of v", numbers.device)
+    checks.require(1 <= n <= d, op, "n", f"1 to d, which is {d}", n)
+    checks.require(1 <= bound <= LARGEST, op, "bound", "1 to 2^62", bound)
+    wanted = d ** v.size(1) <= WIDEST_PUSH
+    checks.require(wanted, op, "d ** width", "at most 2^40", f"{d} ** {v.size(1)}")
+
+
+def _shrink_reference(v, numbers, n, d, bound):
+    _check("shrink", v, numbers, n, d, bound)
     rounds, width, _ = v.shape
     spilled, parts = [], []
     for part, spills in zip(
@@ -76,8 +94,13 @@ def _shrink_kernel(v, numbers, n, d, bound):
     return torch.stack(parts), numbers, words
 
 
-def _unshrink_kernel(v, numbers, spilled, n, d, bound):
+def _unshrink_reference(v, numbers, spilled, n, d, bound):
+    _check("unshrink", v, numbers, n, d, bound)
     rounds, width, _ = v.shape
+    spills = shrunk(n, d, width, rounds, bound)[0] * v.size(2)
+    got = "None" if spilled is None else f"{spilled.numel()} of {spilled.dtype}"
+    fits = got == f"{spills} of torch.int16" or (spilled is None and spills == 0)
+    checks.require(fits, "unshrink", "spilled", f"{spills} torch.int16, or None for none", got)
     words, parts = [] if spilled is None else list(spilled.unbind(0)), []
     counts = _spills(n**width, d**width, rounds, bound)[0]
     for part, spills in zip(reversed(v.unbind(0)), reversed(counts), strict=True):
@@ -124,19 +147,5 @@ def _digits(joined, base, width):
     return quotients - next_ones * base
 
 
-_shrink = compose(
-    "shrink",
-    "(Tensor v, Tensor numbers, int n, int d, int bound) -> "
-    "(Tensor product, Tensor numbers_out, Tensor spilled)",
-    kernel=_shrink_kernel,
-    fake=_shrink_fake,
-    derivative=underivable("shrink", _WHY),
-)
-_unshrink = compose(
-    "unshrink",
-    "(Tensor v, Tensor numbers, Tensor? spilled, int n, int d, int bound) -> "
-    "(Tensor product, Tensor numbers_out)",
-    kernel=_unshrink_kernel,
-    fake=_unshrink_fake,
-    derivative=underivable("unshrink", _WHY),
-)
+_shrink = define("shrink", reference=_shrink_reference, fake=_shrink_fake)
+_unshrink = define("unshrink", reference=_unshrink_reference, fake=_unshrink_fake)

@@ -21,6 +21,7 @@ from . import (
     emulated,
     test_activation_ops,
     test_norm_backward,
+    test_shrink,
     test_sketch,
     test_windows,
     test_xnor,
@@ -116,3 +117,8 @@ def test_windows_of_a_convolution(place, groups, channels, kernels):
 @pytest.mark.parametrize("dtype", test_norm_backward.DTYPES, ids=str)
 def test_gradients_of_norms(dtype, kernels):
     test_norm_backward.compare_all(kernels.norm_backward, dtypes=(dtype,))
+
+
+@pytest.mark.parametrize("words", [1, 769])
+def test_reversible_products_by_fractions(words, kernels):
+    test_shrink.compare(kernels.shrink, kernels.unshrink, words)
