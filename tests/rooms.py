@@ -81,6 +81,7 @@ ROOMS = {
     "fxmem.passes.joint.*": RULE,
     REVERSIBLE: Room((*TOOLS, REVERSIBLE)),
     f"{REVERSIBLE}.shrinking": Room((*TOOLS, REVERSIBLE, "fxmem.ops")),
+    f"{REVERSIBLE}.streams": Room((*TOOLS, REVERSIBLE, "fxmem.ops")),
     f"{REVERSIBLE}.reverse": Room((*RULE.may, REVERSIBLE)),
     SKETCHES: Room((*RULE.may, SKETCHES)),
     "fxmem.passes.pair": Room((*RULE.may, "fxmem.passes.pair")),

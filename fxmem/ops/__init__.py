@@ -20,9 +20,9 @@ from .masks import unpack as unpack
 from .native import NATIVE as NATIVE
 from .native import native_version as native_version
 from .norms.backward import norm_backward as norm_backward
-from .shrink import shrink as shrink
-from .shrink import shrunk as shrunk
-from .shrink import unshrink as unshrink
+from .shrinking.operators import shrink as shrink
+from .shrinking.operators import shrunk as shrunk
+from .shrinking.operators import unshrink as unshrink
 from .sketches.operators import KINDS as KINDS
 from .sketches.operators import follow as follow
 from .sketches.operators import project as project

@@ -182,12 +182,14 @@ def emit(
     """Add a node at the graph's insertion point; its fake kernel says what it computes.
 
     Args:
-        like: the node whose origin (module, stack trace) the new one inherits.
+        like: the node whose origin (module, stack trace) the new one inherits, and whose fake mode
+            where no argument is a node.
         kwargs: no nodes among them.
     """
     node = graph.call_function(target, args, kwargs)
     values = fx.map_arg(args, lambda n: n.meta["val"])
-    fake_mode = detect_fake_mode(torch.utils._pytree.tree_leaves(values))
+    beside = None if like is None else like.meta.get("val")
+    fake_mode = detect_fake_mode(torch.utils._pytree.tree_leaves((values, beside)))
     if target is operator.getitem or fake_mode is None:
         node.meta["val"] = target(*values, **kwargs)
     else:

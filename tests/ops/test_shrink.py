@@ -5,7 +5,7 @@ import torch
 from torch import library
 
 from fxmem import ops
-from fxmem.ops.shrink import LARGEST, _shrink_reference, _unshrink_reference
+from fxmem.ops.shrinking.operators import LARGEST, _shrink_reference, _unshrink_reference
 
 from .test_ops_samples import DEVICES
 

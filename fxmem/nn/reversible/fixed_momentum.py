@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 import torch
 
+from fxmem.ops.shrinking.buffer import Buffer, Settled, settled, unsettled
+from fxmem.ops.shrinking.multiplier import Multiplier, multiplier_for
+
 from .arithmetic import Arithmetic
-from .buffer import Buffer, Settled, settled, unsettled
 from .couplings import Coupling, Streams
 from .fixed import (
     Grid,
@@ -26,7 +28,6 @@ from .fixed import (
     report_overflow,
     scale_for,
 )
-from .information import Multiplier, multiplier_for
 
 # The velocity has this many bits below those of x: a multiplication is off by up to n units.
 EXTRA = 10

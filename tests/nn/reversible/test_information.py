@@ -6,11 +6,11 @@ from fractions import Fraction
 import pytest
 import torch
 
-from fxmem.nn.reversible.buffer import settled, unsettled
 from fxmem.nn.reversible.couplings import MomentumCoupling
 from fxmem.nn.reversible.fixed_momentum import FixedMomentum
-from fxmem.nn.reversible.information import fraction, multiplier_for
-from fxmem.ops.shrink import LARGEST
+from fxmem.ops.shrinking.buffer import settled, unsettled
+from fxmem.ops.shrinking.multiplier import fraction, multiplier_for
+from fxmem.ops.shrinking.operators import LARGEST
 
 GAMMAS = (0.5, 0.9, 0.99)
 DEPTHS = (8, 64, 512)

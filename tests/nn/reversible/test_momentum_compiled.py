@@ -7,7 +7,7 @@ import torch
 from passes.tools import gradients, leaf, partitioned
 
 from fxmem.nn.reversible import MomentumNet
-from fxmem.nn.reversible.information import multiplier_for
+from fxmem.ops.shrinking.multiplier import multiplier_for
 
 from .blocks import linear
 

@@ -1,11 +1,13 @@
-"""The states of additive chains as integers: n_k = n_{k-2} + round(F(s_{k-1}) / q), s = n * q.
+"""The states of chains as integers: n_k = n_{k-2} + round(F(s_{k-1}) / q), s = n * q.
 
-Integers are subtracted as exactly as they were added, so that every state comes back bit for bit,
-at every depth. (MacKay et al., Reversible Recurrent Neural Networks, 2018.)
+Integers are subtracted as exactly as they were added, and multiplied by a fraction so that it is
+undone, so that every state comes back bit for bit, at every depth. (MacKay et al., Reversible
+Recurrent Neural Networks, 2018; momentum: Sander et al., Momentum Residual Networks, 2021.)
 """
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch._inductor.pattern_matcher import stable_topological_sort
 from fxmem.passes.graph import ancestors, aten, emit, tensor
 from fxmem.passes.joint.reversible.chains import Chain, Link
 from fxmem.passes.joint.reversible.recomputable import cone
+from fxmem.passes.joint.reversible.streams import Shrinking, Stream, factor
 
 prims = torch.ops.prims
 # Of 31 bits so many are for the largest element of the first states; ten let the others grow.
@@ -22,7 +25,8 @@ BITS = 20
 SMALLEST = 2.0**-60  # of what that element is taken for: states may be zero
 LARGEST = 2.0**30
 REFUSAL = (
-    "reversible, exact: a chain keeps its floating-point states, for it does more than add to them"
+    "reversible, exact: a chain keeps its floating-point states, for it does more than add to "
+    "them, or multiply them by one number near a fraction below 1 with a denominator up to 1024"
 )
 NOTE = (
     "reversible, exact: states are integers; one beyond about a thousand times the largest element "
@@ -34,7 +38,7 @@ ADDED = (aten.add.Tensor, aten.sub.Tensor)
 def fix(
     graph: fx.Graph, forward: dict[fx.Node, None], chains: list[Chain]
 ) -> tuple[dict[fx.Node, fx.Node], list[str]]:
-    """Turn the states of the additive chains of a joint graph into integers.
+    """Turn the states of chains of a joint graph into integers, where sums make them.
 
     A state too large for its integers turns the last states, and all gradients, into NaN.
 
@@ -45,7 +49,7 @@ def fix(
     for chain in chains:
         if not tensor(chain[0].out).is_floating_point():
             continue
-        if not all(map(_adds, chain)):
+        if not (all(map(_adds, chain)) and all(map(_scales_alike, (chain[::2], chain[1::2])))):
             refusals.append(REFUSAL)
             continue
         checked |= _Fixed(graph, forward, chain).rewrite()
@@ -56,7 +60,17 @@ def fix(
 
 def _adds(link: Link) -> bool:
     (*before, step) = link.steps
-    return not before and step.out.target in ADDED and step.out.kwargs.get("alpha", 1) == 1
+    plain = step.out.target in ADDED and step.out.kwargs.get("alpha", 1) == 1
+    return plain and len(before) <= 1 and all(map(factor, before))
+
+
+def _scales_alike(links: Chain) -> bool:
+    """Whether those links of a stream that scale it all do so by one number."""
+    return len(_factors(links)) <= 1
+
+
+def _factors(links: Chain) -> set[Fraction]:
+    return {factor(step) for link in links for step in link.steps[:-1]}
 
 
 class _Fixed:
@@ -69,17 +83,29 @@ class _Fixed:
         self.graph, self.forward, self.chain = graph, forward, chain
         self.dtype = tensor(chain[0].out).dtype
         self.precise = torch.promote_types(self.dtype, torch.float32)
+        first, second = self._stream(chain[::2]), self._stream(chain[1::2])
+        self.streams = {chain[0].skip: first, chain[0].stream: second}
+        for link in chain:
+            self.streams[link.out] = self.streams[link.skip]
+
+    def _stream(self, links: Chain) -> Stream:
+        for by in _factors(links):
+            return Shrinking(self._emit, links[0].out, by)
+        return Stream(self._emit)
 
     def rewrite(self) -> dict[fx.Node, fx.Node]:
         """Return the quantum, and what is NaN in place of it if a state was too large."""
         within = set(cone(self.chain[-1]))
-        places = [link.out.args.index(link.skip) for link in self.chain]
+        places = [link.out.args.index(link.steps[-1].state) for link in self.chain]
         integers = self._enter(self.chain[0].skip, self.chain[0].stream)
         values = []
         for link, place in zip(self.chain, places, strict=True):
+            stream = self.streams[link.out]
             with self.graph.inserting_before(link.out):
-                integers[link.out] = self._added(link.out, place, integers[link.skip])
-                values.append(self._value(integers[link.out]))
+                state = integers[link.skip]
+                state = stream.next(state) if link.steps[:-1] else state
+                integers[link.out] = self._added(link.out, place, state, stream)
+                values.append(self._value(integers[link.out], stream))
             link.out.replace_all_uses_with(values[-1])
         with self.graph.inserting_before(values[-1].next):
             return self._check(values[-2:], within)
@@ -100,8 +126,9 @@ class _Fixed:
         with self.graph.inserting_before(max(*states, inputs[-1]).next):
             precise = [self._cast(state, self.precise) for state in states]
             self._choose(precise)
-            integers = dict(zip(states, map(self._rounded, precise), strict=True))
-            values = {state: self._value(integer) for state, integer in integers.items()}
+            streams = [self.streams[state] for state in states]
+            integers = dict(zip(states, map(self._rounded, precise, streams), strict=True))
+            values = dict(zip(states, map(self._value, integers.values(), streams), strict=True))
         for state, users in readers.items():
             for user in users:
                 user.replace_input_with(state, values[state])
@@ -120,22 +147,29 @@ class _Fixed:
     def _largest(self, value: fx.Node) -> fx.Node:
         return self._emit(aten.amax.default, self._emit(aten.abs.default, value))
 
-    def _rounded(self, value: fx.Node) -> fx.Node:
-        rounded = self._emit(aten.round.default, self._emit(aten.mul.Tensor, value, self.grid))
-        self.peak = self._emit(aten.maximum.default, self.peak, self._largest(rounded))
-        return self._cast(rounded, torch.int32)
+    def _times(self, value: fx.Node, scale: float) -> fx.Node:
+        return value if scale == 1 else self._emit(aten.mul.Tensor, value, scale)
 
-    def _value(self, integer: fx.Node) -> fx.Node:
-        precise = self._cast(integer, self.precise)
+    def _rounded(self, value: fx.Node, stream: Stream) -> fx.Node:
+        scaled = self._times(self._emit(aten.mul.Tensor, value, self.grid), stream.finer)
+        rounded = self._emit(aten.round.default, scaled)
+        self._meet(rounded, stream)
+        return stream.held(rounded)
+
+    def _meet(self, whole: fx.Node, stream: Stream) -> None:
+        largest = self._times(self._largest(whole), 1 / stream.finer)
+        self.peak = self._emit(aten.maximum.default, self.peak, largest)
+
+    def _value(self, integer: fx.Node, stream: Stream) -> fx.Node:
+        precise = self._times(self._cast(stream.shaped(integer), self.precise), 1 / stream.finer)
         return self._cast(self._emit(aten.mul.Tensor, precise, self.quantum), self.dtype)
 
-    def _added(self, out: fx.Node, place: int, state: fx.Node) -> fx.Node:
+    def _added(self, out: fx.Node, place: int, state: fx.Node, stream: Stream) -> fx.Node:
         """Add a branch to a state's integers, as `out` does to the state at `place`."""
-        branch = self._rounded(self._cast(out.args[1 - place], self.precise))
+        branch = self._rounded(self._cast(out.args[1 - place], self.precise), stream)
         operands = (branch, state) if place else (state, branch)
         added = self._emit(out.target, *operands)
-        largest = self._largest(self._cast(added, self.precise))
-        self.peak = self._emit(aten.maximum.default, self.peak, largest)
+        self._meet(self._cast(added, self.precise), stream)
         return added
 
     def _check(self, last: list[fx.Node], within: set[fx.Node]) -> dict[fx.Node, fx.Node]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from fxmem.ops import pack, unpack
+from ..masks import pack, unpack
 
 
 class Buffer(NamedTuple):

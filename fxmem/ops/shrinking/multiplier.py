@@ -8,9 +8,8 @@ from fractions import Fraction
 
 import torch
 
-from fxmem.ops import shrink, shrunk, unshrink
-
 from .buffer import Buffer
+from .operators import shrink, shrunk, unshrink
 
 # A push may multiply the bound by this at most, so that 22 bits are left for the number itself.
 RADIX = 2**40
@@ -56,9 +55,8 @@ class Multiplier:
     def laid_out(self, v: torch.Tensor) -> torch.Tensor:
         """Return the elements of `v` as int64 [rounds, width, words], zeros filled in."""
         flat = v.reshape(-1).to(torch.int64)
-        words = -(-flat.numel() // self.shared)
-        padded = torch.nn.functional.pad(flat, (0, words * self.shared - flat.numel()))
-        return padded.view(self.rounds, self.width, words)
+        padded = torch.nn.functional.pad(flat, (0, -flat.numel() % self.shared))
+        return padded.view(self.rounds, self.width, -1)
 
     def empty(self, v: torch.Tensor) -> Buffer:
         """Return the buffer that nothing has been pushed to, for what `laid_out` gave."""
@@ -69,7 +67,7 @@ class Multiplier:
         if self.n == self.d:
             return v, buffer
         v, numbers, words = shrink(v, buffer.numbers, self.n, self.d, buffer.bound)
-        spills, bound = self._after(buffer.bound)
+        spills, bound = self.after(buffer.bound)
         spilled = (*buffer.spilled, words) if spills else buffer.spilled
         return v, Buffer(numbers, (*buffer.bounds, buffer.bound), bound, spilled)
 
@@ -79,12 +77,13 @@ class Multiplier:
             return v, buffer
         (*bounds, bound), spilled = buffer.bounds, buffer.spilled
         words = None
-        if self._after(bound)[0]:
+        if self.after(bound)[0]:
             *spilled, words = spilled
         v, numbers = unshrink(v, buffer.numbers, words, self.n, self.d, bound)
         return v, Buffer(numbers, tuple(bounds), bound, tuple(spilled))
 
-    def _after(self, bound: int) -> tuple[int, int]:
+    def after(self, bound: int) -> tuple[int, int]:
+        """Return what `shrunk` does: how many words are spilled, and the bound then."""
         return shrunk(self.n, self.d, self.width, self.rounds, bound)
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import torch
 
-from . import checks
-from .native import define
+from .. import checks
+from ..native import define
 
 # Above the bound that a push needs, and below int64's: products stay positive numbers.
 LARGEST = 2**62
