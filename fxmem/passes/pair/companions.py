@@ -32,7 +32,7 @@ def refuse_dearer(
     """
     tainted, refused = from_tangents(pair.backward.graph), set()
     for storages, nodes in _together(companions):
-        read = [s for s in storages if _is_read_beside(pair, s, nodes, tainted)]
+        read = [s for s in storages if _is_needed_for_more(pair, s, nodes, tainted)]
         kept = sum(_coded(s.owner, policy) for s in read) + sum(_coded(n, policy) for n in nodes)
         if kept >= sum(s.nbytes for s in storages):
             refused |= storages
@@ -55,7 +55,7 @@ def _together(
     return found
 
 
-def _is_read_beside(
+def _is_needed_for_more(
     pair: Pair, storage: Storage, nodes: set[fx.Node], tainted: set[fx.Node]
 ) -> bool:
     """Whether the backward needs a storage for more than these nodes."""

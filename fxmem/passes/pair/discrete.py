@@ -34,7 +34,7 @@ def hoist_discrete(pair: Pair, policy: Policy) -> None:
         return [n for n in ancestors([node], floats.__contains__) if n in floats]
 
     for node in nodes:
-        if op_name(node) in WHOLE and _is_read_beside(node):
+        if op_name(node) in WHOLE and _fraction_is_read(node):
             for source in sources_of(node):
                 floats[source].owner.meta[EXACT] = FRACTION
 
@@ -79,7 +79,7 @@ def _is_discrete(node: fx.Node) -> bool:
     return tensor(node) is not None and made_of_floats and steps
 
 
-def _is_read_beside(whole: fx.Node) -> bool:
+def _fraction_is_read(whole: fx.Node) -> bool:
     """Whether more is read of a number than its whole part: what is left of it, say."""
     x = whole.args[0]
     others = (n for n in x.users if n is not whole and not _is_discrete(n))
