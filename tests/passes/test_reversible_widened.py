@@ -34,6 +34,14 @@ def lerps(v, x, *ws):
     return v * x
 
 
+def wide_lerps(v, x, *ws):
+    v, x = v.sin(), x.cos()
+    for w in ws:
+        v = torch.lerp(v.float(), branch(x, w).float(), 0.02).to(v.dtype)
+        x = x + v
+    return v * x
+
+
 def viewed(a, b, *ws):
     a, b = a.sin(), b.cos()
     for w in ws:
@@ -47,6 +55,7 @@ NETS = {
     "affine": (affine, 1),
     "momentum": (momentum(0.98), 2),
     "lerp": (lerps, 2),
+    "lerp in float32": (wide_lerps, 2),
     "views": (viewed, 1),
 }
 
@@ -86,7 +95,13 @@ def test_nothing_is_kept_on_the_way(name):
 
 
 @pytest.mark.parametrize(
-    "name, dtype", [("norm", torch.bfloat16), ("norm", torch.float16), ("momentum", torch.float16)]
+    "name, dtype",
+    [
+        ("norm", torch.bfloat16),
+        ("norm", torch.float16),
+        ("momentum", torch.float16),
+        ("lerp in float32", torch.bfloat16),
+    ],
 )
 def test_error(name, dtype):
     """Against fp64: no worse than that of half precision with every state kept."""

@@ -75,6 +75,13 @@ def _within(node: Operand) -> Iterator[Step]:
         yield from (step for step in plain if step.state in node.args)
 
 
+def _sums(node: Operand) -> Iterator[Step]:
+    """Yield the ways in which a sum carries on a term, or what it moves towards another."""
+    yield from _within(node)
+    if tensor(node) is not None and node.target in MOVES:
+        yield from filter(_carries, interpolations(node))
+
+
 def _product(node: fx.Node) -> Iterator[Step]:
     for state, scale in (node.args, node.args[::-1]):
 
@@ -127,6 +134,7 @@ def _added_product(node: fx.Node) -> Iterator[Step]:
         yield Step(node, state, (added, scale), undo, scale)
 
 
+MOVES = (aten.add.Tensor, aten.sub.Tensor, aten.addcmul.default)
 COUPLINGS: dict[Callable, Callable[[fx.Node], Iterator[Step]]] = {
     aten.add.Tensor: _sum,
     aten.sub.Tensor: _sum,
@@ -136,7 +144,7 @@ COUPLINGS: dict[Callable, Callable[[fx.Node], Iterator[Step]]] = {
     aten.addcmul.default: _added_product,
     aten.addcdiv.default: lambda node: iter([_added(node, aten.div.Tensor)]),
     aten.where.self: lambda node: masked(node, _within),
-    CAST: lambda node: rounded(node, _within),
+    CAST: lambda node: rounded(node, _sums),
     operator.getitem: shrinking,
     **VIEWS,
 }

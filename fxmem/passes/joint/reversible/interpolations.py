@@ -82,6 +82,8 @@ def _steps(
     if far is not None:
         known = _is(far, aten.full.default)
         low, high = (low + far.args[1], high + far.args[1]) if known else ANYTHING
+    if low == high:  # a number that torch 2.11 has made a tensor of
+        weight, far = low, None
     for state, side, ends in ((start, end, (1 - high, 1 - low)), (end, start, (low, high))):
         if isinstance(state, fx.Node):
             yield _step(node, state, side, (weight, far, state is end), _least(*ends, weight))

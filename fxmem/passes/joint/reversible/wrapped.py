@@ -1,7 +1,8 @@
 """Sums in other words: in a wider dtype and rounded, or only where a mask says.
 
 (a.double() + f.double()).to(a.dtype), and where(mask, a + f, a). A sum's derivative reads nothing
-of its state, so that the sum and the wider state within these are in nobody's way.
+of its state, so that the sum and the wider state within these are in nobody's way. Torch 2.11 takes
+a half-precision lerp in float32, and rounds it.
 """
 
 from __future__ import annotations
