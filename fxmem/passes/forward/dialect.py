@@ -96,7 +96,8 @@ def _tagged(name: str, tag: torch.Tag) -> bool:
 
 def is_pointwise(node: fx.Node) -> bool:
     """Whether each element of a node's value depends on the same element of its inputs alone."""
-    name = op(node)
+    # Overwriting its argument, it is what it is otherwise; torch 2.11 tags that alone.
+    name = op(node).removesuffix("_")
     if name in ("max", "min"):  # of two tensors; of one they are reductions
         return len(node.args) == 2 and isinstance(node.args[1], fx.Node)
     if name == "getitem":
