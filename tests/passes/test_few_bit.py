@@ -4,7 +4,7 @@ import torch
 from expecttest import TestCase
 from torch.nn import functional as F
 
-from .tools import leaf, partitioned
+from .tools import leaf, partitioned, renumbered
 
 ONE = {"preset": "compact", "min_bytes": 0, "rules": {"few_bit": {"bits": 1}}}
 THREE = {"preset": "compact", "min_bytes": 0}
@@ -59,21 +59,21 @@ return [mm_4, mm_3, None]""",
 
     def test_silu(self):
         g = partitioned(hidden(F.silu), leaf(8, 64), leaf(64, 64), policy=ONE)
-        # (mm_2 * sigmoid) * (1 + mm * (1 - sigmoid)) has become mm_2 * lookup.
+        # (mm * sigmoid) * (1 + y * (1 - sigmoid)), of the product y, has become mm * lookup.
         self.assertExpectedInline(
-            g.backward.text,
+            renumbered(g.backward.text),
             """\
 mm_code: uint8[64]
 permute: float32[32, 64]
 permute_1: float32[64, 8]
 permute_2: float32[64, 64]
 tangents_1: float32[8, 32]
-mm_2: float32[8, 64] = aten.mm.default(tangents_1, permute)
+mm: float32[8, 64] = aten.mm.default(tangents_1, permute)
 lookup_default: float32[8, 64] = fxmem.lookup.default(mm_code, [0.18788, 0.81212], 1, [8, 64], [64, 1], torch.float32)
-mul_2: float32[8, 64] = aten.mul.Tensor(mm_2, lookup_default)
-mm_3: float32[64, 64] = aten.mm.default(permute_1, mul_2)
-mm_4: float32[8, 64] = aten.mm.default(mul_2, permute_2)
-return [mm_4, mm_3, None]""",
+mul: float32[8, 64] = aten.mul.Tensor(mm, lookup_default)
+mm_1: float32[64, 64] = aten.mm.default(permute_1, mul)
+mm_2: float32[8, 64] = aten.mm.default(mul, permute_2)
+return [mm_2, mm_1, None]""",
         )
 
     def test_output_is_kept(self):
@@ -134,7 +134,7 @@ return [mm_4, mm_3, None]""",
         g = partitioned(twice, leaf(8, 64), leaf(64, 64), policy=ONE)
         # Their gradients are added before the derivative weighs them.
         self.assertExpectedInline(
-            g.backward.text,
+            renumbered(g.backward.text),
             """\
 mm_code: uint8[64]
 permute: float32[32, 64]
@@ -144,13 +144,13 @@ tangents_1: float32[8, 32]
 tangents_2: float32[64]
 unsqueeze: float32[1, 64] = aten.unsqueeze.default(tangents_2, 0)
 expand: float32[8, 64] = aten.expand.default(unsqueeze, [8, 64])
-mm_2: float32[8, 64] = aten.mm.default(tangents_1, permute)
-add_1: float32[8, 64] = aten.add.Tensor(expand, mm_2)
+mm: float32[8, 64] = aten.mm.default(tangents_1, permute)
+add: float32[8, 64] = aten.add.Tensor(expand, mm)
 lookup_default: float32[8, 64] = fxmem.lookup.default(mm_code, [0.18788, 0.81212], 1, [8, 64], [64, 1], torch.float32)
-mul_2: float32[8, 64] = aten.mul.Tensor(add_1, lookup_default)
-mm_3: float32[64, 64] = aten.mm.default(permute_1, mul_2)
-mm_4: float32[8, 64] = aten.mm.default(mul_2, permute_2)
-return [mm_4, mm_3, None]""",
+mul: float32[8, 64] = aten.mul.Tensor(add, lookup_default)
+mm_1: float32[64, 64] = aten.mm.default(permute_1, mul)
+mm_2: float32[8, 64] = aten.mm.default(mul, permute_2)
+return [mm_2, mm_1, None]""",
         )
 
     def test_function_of_a_view_with_a_bias(self):

@@ -12,7 +12,7 @@ from fxmem.passes.joint.reversible.parts import see_through
 from fxmem.passes.joint.reversible.recomputable import SHORTEST
 
 from .test_reversible import FORCED, NONE, assert_gradients_match, branch, inputs, links, weights
-from .tools import leaf, partitioned
+from .tools import leaf, partitioned, renumbered
 
 STATE = 8 * 16 * 4
 
@@ -221,10 +221,10 @@ return add""",
     def test_inverse_of_a_view(self):
         g = partitioned(viewed("view"), *inputs(8, 16), *weights(3), policy=FORCED)
         made = ("sub_tensor", "view_default", "clone_default")
-        lines = [line for line in g.backward.text.splitlines() if line.startswith(made)]
+        lines = renumbered(g.backward.text).splitlines()
         self.assertExpectedInline(
-            "\n".join(lines),
+            "\n".join(line for line in lines if line.startswith(made)),
             """\
-sub_tensor: float32[2, 4, 16] = aten.sub.Tensor(add_2, view_17)
+sub_tensor: float32[2, 4, 16] = aten.sub.Tensor(add, view_6)
 view_default: float32[8, 16] = aten.view.default(sub_tensor, [8, 16])""",
         )
