@@ -36,12 +36,18 @@ class Entry:
     options: dict
     batch: Callable[..., Batch]
     dropout: tuple[str, ...] = ()
+    depth: str | None = None  # of two layers alike; where a test takes one, it says so
 
     def build(self, *, dropout: float = 0.0, **options) -> nn.Module:
         """Build the model in training mode; `options` override the configuration."""
         rates = dict.fromkeys(self.dropout, dropout)
         config = getattr(transformers, self.config)(**{**self.options, **rates, **options})
         return getattr(transformers, self.model)(config).train()
+
+    @property
+    def one_layer(self) -> dict:
+        """What of the configuration leaves one layer where there are two."""
+        return {self.depth: 1} if self.depth else {}
 
 
 _DECODER = {
@@ -79,6 +85,7 @@ ZOO = {
         },
         tokens,
         ("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+        "n_layer",
     ),
     "bert": Entry(
         "BertForMaskedLM",
@@ -86,14 +93,23 @@ ZOO = {
         {"vocab_size": VOCABULARY, **_ENCODER},
         tokens,
         ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+        "num_hidden_layers",
     ),
-    "llama": Entry("LlamaForCausalLM", "LlamaConfig", _DECODER, tokens, ("attention_dropout",)),
+    "llama": Entry(
+        "LlamaForCausalLM",
+        "LlamaConfig",
+        _DECODER,
+        tokens,
+        ("attention_dropout",),
+        "num_hidden_layers",
+    ),
     "mistral": Entry(
         "MistralForCausalLM",
         "MistralConfig",
         {**_DECODER, "sliding_window": 16},
         tokens,
         ("attention_dropout",),
+        "num_hidden_layers",
     ),
     "mixtral": Entry(
         "MixtralForCausalLM",
@@ -106,6 +122,7 @@ ZOO = {
         },
         tokens,
         ("attention_dropout",),
+        "num_hidden_layers",
     ),
     "t5": Entry(
         "T5ForConditionalGeneration",
@@ -122,6 +139,7 @@ ZOO = {
         },
         tokens,
         ("dropout_rate",),
+        "num_layers",
     ),
     "vit": Entry(
         "ViTForImageClassification",
@@ -134,6 +152,7 @@ ZOO = {
         },
         pictures,
         ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+        "num_hidden_layers",
     ),
     "convnext": Entry(
         "ConvNextForImageClassification",
