@@ -96,8 +96,9 @@ def _tagged(name: str, tag: torch.Tag) -> bool:
 
 def is_pointwise(node: fx.Node) -> bool:
     """Whether each element of a node's value depends on the same element of its inputs alone."""
-    # Overwriting its argument, it is what it is otherwise; torch 2.11 tags that alone.
-    name = op(node).removesuffix("_")
+    name = op(node)
+    if not name.endswith("__"):  # in place it is the same, but on torch 2.11 not tagged
+        name = name.removesuffix("_")
     if name in ("max", "min"):  # of two tensors; of one they are reductions
         return len(node.args) == 2 and isinstance(node.args[1], fx.Node)
     if name == "getitem":
