@@ -195,7 +195,7 @@ def coupled(a, b, *ws):
     """Both streams forget, each by its own number; states are 3-D and other than contiguous."""
     a, b = (s.sin().view(4, 2, 16).transpose(0, 1) for s in (a, b))
     for i, w in enumerate(ws):
-        a, b = b, (0.75 if i % 2 else 0.5) * a - branch(b, w)
+        a, b = b, torch.sub((0.75 if i % 2 else 0.5) * a, branch(b, w), alpha=0.3)
     return a * b
 
 

@@ -36,19 +36,20 @@ def _carries(step: Step) -> bool:
         return False
     if step.out.target in (*VIEWS, operator.getitem):
         return True
-    added = step.out.target in (aten.add.Tensor, aten.sub.Tensor) and abs(_alpha(step.out)) == 1
+    added = step.out.target in (aten.add.Tensor, aten.sub.Tensor) and abs(alpha_of(step.out)) == 1
     whole = added and step.redo is None
     return str(value.shape) == str(state.shape) and (value.is_floating_point() or whole)
 
 
-def _alpha(node: fx.Node) -> Any:
+def alpha_of(node: fx.Node) -> Any:
+    """Return what a sum multiplies its second term by."""
     return node.kwargs.get("alpha", 1)
 
 
 def _sum(node: fx.Node) -> Iterator[Step]:
     """a + alpha * b, and a - alpha * b."""
     a, b = node.args
-    minus, alpha = node.target is aten.sub.Tensor, _alpha(node)
+    minus, alpha = node.target is aten.sub.Tensor, alpha_of(node)
     if isinstance(alpha, fx.Node):  # a size that changes
         return
 

@@ -16,6 +16,7 @@ from torch._inductor.pattern_matcher import stable_topological_sort
 
 from fxmem.passes.graph import ancestors, aten, emit, tensor
 from fxmem.passes.joint.reversible.chains import Chain, Link
+from fxmem.passes.joint.reversible.couplings import alpha_of
 from fxmem.passes.joint.reversible.recomputable import cone
 from fxmem.passes.joint.reversible.streams import Shrinking, Stream, factor
 
@@ -60,8 +61,9 @@ def fix(
 
 def _adds(link: Link) -> bool:
     (*before, step) = link.steps
-    plain = step.out.target in ADDED and step.out.kwargs.get("alpha", 1) == 1
-    return plain and len(before) <= 1 and all(map(factor, before))
+    adds = step.out.target in ADDED and step.scale == 1 and step.redo is None
+    adds = adds and isinstance(alpha_of(step.out), int | float)
+    return adds and len(before) <= 1 and all(map(factor, before))
 
 
 def _scales_alike(links: Chain) -> bool:
@@ -166,7 +168,8 @@ class _Fixed:
 
     def _added(self, out: fx.Node, place: int, state: fx.Node, stream: Stream) -> fx.Node:
         """Add a branch to a state's integers, as `out` does to the state at `place`."""
-        branch = self._rounded(self._cast(out.args[1 - place], self.precise), stream)
+        branch = self._times(self._cast(out.args[1 - place], self.precise), alpha_of(out))
+        branch = self._rounded(branch, stream)
         operands = (branch, state) if place else (state, branch)
         added = self._emit(out.target, *operands)
         self._meet(self._cast(added, self.precise), stream)
