@@ -23,9 +23,11 @@ def transform(
     Activations are found by what they compute, however they are spelled: as modules, functions,
     methods or ATen operators, by hand, between casts. At a kink (relu's zero) any slope between
     the two sides' counts as the derivative. Where no tracer has noted dtypes, activations are taken
-    to be of floating-point values. Their gradients cannot be differentiated a second time. A linear
-    layer behind a gated pair becomes one operator with it, which reads the layer's weights: a hook
-    or an adapter that is put on the layer later is not seen.
+    to be of floating-point values. Their gradients cannot be differentiated a second time, and what
+    is returned is differentiated by backward() and torch.autograd.grad alone: in forward mode, and
+    by torch.func's grad, vjp and jvp, its operators raise. A linear layer behind a gated pair
+    becomes one operator with it, which reads the layer's weights: a hook or an adapter that is put
+    on the layer later is not seen.
 
     Args:
         gm: from symbolic_trace, Dynamo, torch.export (`program.module()`) or make_fx. It is left as

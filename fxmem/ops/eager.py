@@ -6,10 +6,10 @@ import functools
 from collections.abc import Callable
 
 import torch
-from torch.autograd.forward_ad import unpack_dual
 from torch.overrides import handle_torch_function, has_torch_function
 
 from .activations.checks import FLOATING
+from .transforms import backward_alone, refuse
 
 PLAIN = (torch.Tensor, torch.nn.Parameter)
 PROXY = torch._C._TorchDispatchModeKey.PROXY  # make_fx's, which may trace plain tensors
@@ -58,16 +58,10 @@ def is_transformed() -> bool:
 def refuse_transforms(name: str, *tensors: torch.Tensor) -> None:
     """Raise where torch.func or forward-mode AD would differentiate a call.
 
-    An operator loses a forward-mode tangent without a word, and torch.func finds no rule for it.
+    While a compiler traces, which cannot follow this, the operators do.
     """
-    if torch.compiler.is_compiling():
-        return
-    transformed = is_transformed() and any(tensor.requires_grad for tensor in tensors)
-    if transformed or any(unpack_dual(tensor).tangent is not None for tensor in tensors):
-        raise RuntimeError(
-            f"{name} is differentiated by backward() and torch.autograd.grad alone, neither in "
-            "forward mode nor by torch.func. Use the function of torch there."
-        )
+    if not torch.compiler.is_compiling():
+        refuse(backward_alone(name), tensors)
 
 
 def overridable(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

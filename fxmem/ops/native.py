@@ -13,6 +13,9 @@ from typing import NamedTuple
 
 import torch
 from torch import library
+from torch._library.autograd import Info, make_autograd_impl
+
+from .transforms import backward_alone, refusing
 
 log = logging.getLogger("fxmem")
 
@@ -93,10 +96,14 @@ _library = library.Library("fxmem", "FRAGMENT" if _cpu else "DEF")
 
 
 class Derivative(NamedTuple):
-    """How an operator is differentiated, as torch's register_autograd wants it."""
+    """How an operator is differentiated, as torch's register_autograd wants it.
+
+    `why_not` is the sentence where it is not, else the one of what has a backward alone.
+    """
 
     backward: Callable
     setup_context: Callable | None = None
+    why_not: str | None = None
 
 
 STORES = (
@@ -108,10 +115,12 @@ STORES = (
 def underivable(name: str, why: str = STORES) -> Derivative:
     """The derivative of an operator that has none: a sentence."""
 
-    def backward(ctx, *gradients):
-        raise RuntimeError(f"fxmem::{name} has no derivative: {why}")
+    sentence = f"fxmem::{name} has no derivative: {why}"
 
-    return Derivative(backward)
+    def backward(ctx, *gradients):
+        raise RuntimeError(sentence)
+
+    return Derivative(backward, why_not=sentence)
 
 
 def define(
@@ -159,9 +168,13 @@ def composite(name: str, schema: str, function: Callable) -> torch._ops.OpOverlo
 
 def _completed(name: str, fake: Callable, derivative: Derivative) -> torch._ops.OpOverload:
     library.register_fake(f"fxmem::{name}", fake, lib=_library)
-    backward, setup = derivative
-    library.register_autograd(f"fxmem::{name}", backward, setup_context=setup, lib=_library)
-    return getattr(torch.ops.fxmem, name).default
+    operator = getattr(torch.ops.fxmem, name).default
+    *given, why_not = derivative
+    kernel = refusing(
+        why_not or backward_alone(f"fxmem::{name}"), make_autograd_impl(operator, Info(*given))
+    )
+    _library.impl(name, kernel, "Autograd", with_keyset=True)
+    return operator
 
 
 def _untracked(kernel: Callable) -> Callable:
