@@ -171,6 +171,36 @@ def test_nested_graphs():
     assert max(errors(gradients(new, new, x), gradients(outer, outer, x))) < EXACT
 
 
+class Normed(nn.Module):
+    """Every norm with a layer behind it, and a loss."""
+
+    def __init__(self):
+        super().__init__()
+        norms = (nn.LayerNorm(16), nn.RMSNorm(16), nn.GroupNorm(4, 16), nn.BatchNorm1d(16))
+        self.layers = nn.Sequential(*(m for n in norms for m in (n, nn.Linear(16, 16))))
+
+    def forward(self, x, labels):
+        return F.cross_entropy(self.layers(x), labels)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"norm_from_output": True},
+        {"sketch": {"ratio": 0.25, "force": True}},
+        {"chunked_loss": True},
+    ],
+)
+def test_on_the_meta_device(rules):
+    """There are no numbers to choose by, and no autocast."""
+    model = Normed().to("meta")
+    inputs = torch.empty(64, 16, device="meta"), torch.empty(64, dtype=torch.int64, device="meta")
+    gm = fxmem.transform(exported(model, *inputs), {"rules": rules, "min_bytes": 0})
+    assert rules.keys() <= {e.rule for e in fxmem.report(gm).entries if not hasattr(e, "why")}
+    gm(*inputs).backward()
+    assert all(p.grad.is_meta for p in gm.parameters())
+
+
 def test_readable():
     code = fxmem.transform(symbolic(Block())).print_readable(print_output=False)
     assert code.count("torch.ops.fxmem.from_output.default(") == 2

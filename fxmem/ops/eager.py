@@ -19,7 +19,7 @@ def is_differentiated(*tensors: torch.Tensor | None) -> bool:
     """Whether a backward will follow, for which something is kept here and now.
 
     Not while a compiler traces, which decides for itself what it keeps, nor under torch.func's
-    transforms, nor for tensor subclasses.
+    transforms, nor for tensor subclasses, nor on the meta device, where nothing is kept.
     """
     given = [tensor for tensor in tensors if tensor is not None]
     return (
@@ -29,6 +29,7 @@ def is_differentiated(*tensors: torch.Tensor | None) -> bool:
         and not is_transformed()
         and any(tensor.requires_grad for tensor in given)
         and all(type(tensor) in PLAIN and tensor.dtype in FLOATING for tensor in given)
+        and not any(tensor.is_meta for tensor in given)
     )
 
 

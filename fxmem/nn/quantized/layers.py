@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxmem import integer
+from fxmem.ops.autocast import autocast_dtype
 from fxmem.quantizers import tqt
 
 from .config import QuantConfig
@@ -43,7 +44,7 @@ class Quantized:
 
 def check_precision(layer: nn.Module, x: torch.Tensor) -> None:
     """Raise RuntimeError where half precision would round what is on the layer's grids."""
-    if torch.is_autocast_enabled(x.device.type):
+    if autocast_dtype(x.device) is not None:
         cause, remedy = "autocast's half precision", "leave autocast for it"
     elif x.dtype in (torch.bfloat16, torch.float16):
         cause, remedy = x.dtype, "give it float32"

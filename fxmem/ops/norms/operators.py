@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 
+from ..autocast import autocast_dtype
 from ..eager import is_differentiated, overridable
 from ..second import undifferentiable
 from . import channels
@@ -141,8 +142,7 @@ def is_ours(input: torch.Tensor, *affine: torch.Tensor | None) -> bool:
     Where autocast makes norms float32, and linear layers keep their own cast, nothing else keeps
     it.
     """
-    cast = torch.is_autocast_enabled(input.device.type)
-    return not cast and is_differentiated(input, *affine)
+    return is_differentiated(input, *affine) and autocast_dtype(input.device) is None
 
 
 class _FromOutput(torch.autograd.Function):

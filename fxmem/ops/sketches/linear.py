@@ -7,6 +7,7 @@ import math
 import torch
 from torch.nn.functional import linear
 
+from ..autocast import autocast_dtype, without_autocast
 from ..eager import is_transformed
 from ..second import Undifferentiable, once
 from .operators import ONCE, follow
@@ -112,13 +113,13 @@ def sketched(
     rows, owner = wanted.rows(n), input
     if rows == n:
         return linear(input, weight, bias)
-    if torch.is_autocast_enabled(input.device.type):
-        kind = torch.get_autocast_dtype(input.device.type)
+    kind = autocast_dtype(input.device)
+    if kind is not None:
         input, weight, bias = (_cast(t, kind) for t in (input, weight, bias))
     with torch.no_grad():
         flat = input.detach().reshape(n, input.size(-1))
         kept, key = sketch_of(owner, flat, user, wanted.matmul, rows, seed, generator)
-    with torch.autocast(input.device.type, enabled=False):
+    with without_autocast(input.device):
         return _Linear.apply(input, weight, bias, kept, key, wanted.matmul)
 
 

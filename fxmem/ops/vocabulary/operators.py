@@ -8,6 +8,7 @@ returned, or the gradient could not bear to be scaled later, the backward comput
 
 import torch
 
+from ..autocast import autocast_dtype, without_autocast
 from ..eager import is_traced, refuse_transforms
 from ..native import Derivative, compose, composite, underivable
 from ..second import SECOND, never, once
@@ -155,7 +156,7 @@ def _loss(
     if recompute is None:
         # A gradient in float16 is scaled beforehand, or it is lost below the least number.
         recompute = hidden.dtype == torch.float16
-    with torch.autocast(hidden.device.type, enabled=False):
+    with without_autocast(hidden.device):
         if reduction == "none":
             return _each(*layer, *terms, chunk).view(target.shape)
         if recompute or not any(wants):
@@ -165,10 +166,9 @@ def _loss(
 
 def _autocast(*layer):
     """Cast what a linear layer casts."""
-    device = layer[0].device.type
-    if not torch.is_autocast_enabled(device):
+    dtype = autocast_dtype(layer[0].device)
+    if dtype is None:
         return layer
-    dtype = torch.get_autocast_dtype(device)
     lower = (t is not None and t.dtype in checks.FLOATING[:3] for t in layer)
     return [t.to(dtype) if low else t for t, low in zip(layer, lower, strict=True)]
 
