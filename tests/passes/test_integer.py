@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from expecttest import assert_expected_inline as expect
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import fxmem
 from fxmem import integer
@@ -193,6 +194,31 @@ def test_a_model_without_layers_is_told():
     assert sentence in str(fxmem.report(gm))
     plan = rewrite_asked(symbolic(lambda x: F.gelu(x)), fxmem.Policy(**asked("int8")))
     assert sentence in plan.notes and plan.rewritten == "exact"
+
+
+class Hidden(nn.Module):
+    """Layers in bodies: of a checkpoint, and of the two branches of a cond."""
+
+    def __init__(self, outside):
+        super().__init__()
+        self.first, self.second, self.out = (nn.Linear(4, 4) for _ in range(3))
+        self.outside = outside
+
+    def forward(self, x):
+        x = checkpoint(self.first, x, use_reentrant=False)
+        x = torch.cond(x.sum() > 0, self.second, lambda x: self.second(-x), (x,))
+        return self.out(x) if self.outside else x
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_layers_in_bodies_are_told(outside):
+    torch._dynamo.reset()
+    options = {**asked("int8"), "inner": "aot_eager"}
+    torch.compile(Hidden(outside), backend="fxmem", options=options)(torch.randn(3, 4))
+    notes = fxmem.last_report().plans[0].notes
+    inside = "integer: 3 x layer in a checkpoint, a cond or the like, which is left as it is"
+    assert inside in notes and not any("no linear layer" in note for note in notes)
+    assert any(END.format("last") in note for note in notes) == outside
 
 
 def test_compiled_notes_say_what_became_of_the_layers():

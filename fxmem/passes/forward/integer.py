@@ -21,7 +21,7 @@ from fxmem.integer.methods import kept_bits
 from fxmem.passes.forward.constants import attribute
 from fxmem.passes.forward.dialect import module_of, op
 from fxmem.passes.forward.emit import erase
-from fxmem.passes.forward.nested import called
+from fxmem.passes.forward.nested import called, unread
 from fxmem.passes.forward.traced import dtype_of, shape_of, traced
 from fxmem.passes.graph import ORIGIN, ancestors, module_path
 from fxmem.plan import Plan, Refusal, Residual, Site
@@ -35,6 +35,7 @@ LAYERS = ("linear", "conv1d", "conv2d", "convolution")
 # Of this graph: that it is part of a model, behind a break or compiled by itself, nothing says.
 END = "the {} layer of this graph stays as it is, without the option first_and_last"
 FIXED = "wageubn"  # methods on grids that half precision would round
+UNREAD = "layer in a checkpoint, a cond or the like, which is left as it is"
 CONSTANT = "its weight is a buffer or a constant: no layer's, so it stays as it is"
 Found = list[tuple[fx.GraphModule, fx.Node]]
 
@@ -49,16 +50,25 @@ def rewrite_layers(gm: fx.GraphModule, policy: Policy) -> list[Plan]:
     ends = dict(zip((*learned[:1], *learned[-1:]), ("first", "last"), strict=False))
     ends = {} if policy.option(NAME, "first_and_last", False) else ends
     method, entries = policy.option(NAME, "method", None), []
+    owners = {id(owner): owner for owner, _ in layers}.values()
     for owner, node in layers:
         why = END.format(ends[node]) if node in ends else _why_not(node, method)
         entries.append(_entry(node, method, why))
         if why is None:
             _replace(owner.graph, node, method)
-    for owner in {id(owner): owner for owner, _ in layers}.values():
+    for owner in owners:
         owner.graph.lint()
         owner.recompile()
-    notes = () if layers else (f"{NAME}: no linear layer or convolution is here",)
-    return [Plan(tuple(entries), notes)]
+    return [Plan(tuple(entries), tuple(_notes(gm, layers)))]
+
+
+def _notes(gm: fx.GraphModule, layers: Found) -> Iterator[str]:
+    """Yield where layers are that are not rewritten, and that there are none."""
+    inside = sum(op(node) in LAYERS for body in unread(gm) for node in body.graph.nodes)
+    if inside:
+        yield f"{NAME}: {inside} x {UNREAD}"
+    elif not layers:
+        yield f"{NAME}: no linear layer or convolution is here"
 
 
 def _layers(gm: fx.GraphModule) -> Iterator[tuple[fx.GraphModule, fx.Node]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import fx
 from torch._higher_order_ops.invoke_subgraph import invoke_subgraph
 
@@ -17,6 +19,19 @@ def called(gm: fx.GraphModule) -> list[str]:
     regions = gm.graph.find_nodes(op="call_function", target=invoke_subgraph)
     modules = {n: gm.get_submodule(n) for n in [*calls, *(r.args[0].target for r in regions)]}
     return [name for name, module in modules.items() if isinstance(module, fx.GraphModule)]
+
+
+def unread(gm: fx.GraphModule) -> list[fx.GraphModule]:
+    """Return the graphs within a graph that are not called as they are: checkpoint's, cond's."""
+    read = {id(graph) for graph in _read(gm)}
+    graphs = (module for module in gm.modules() if isinstance(module, fx.GraphModule))
+    return [graph for graph in graphs if id(graph) not in read]
+
+
+def _read(gm: fx.GraphModule) -> Iterator[fx.GraphModule]:
+    yield gm
+    for name in called(gm):
+        yield from _read(gm.get_submodule(name))
 
 
 def copied(gm: fx.GraphModule) -> fx.GraphModule:
