@@ -26,7 +26,7 @@ FORWARD_TOOLS = tuple(
     f"fxmem.passes.forward.{name}"
     for name in (
         *("dialect", "effects", "constants", "cones", "known", "activations", "eager", "uses"),
-        *("traced", "emit", "coded", "nested", "rule"),
+        *("traced", "emit", "coded", "nested", "differentiated", "rule"),
         *("loss_path", "losses", "z_loss"),
     )
 )

@@ -13,6 +13,7 @@ from torch import fx
 
 from fxmem.compat import hint
 from fxmem.passes.forward.dialect import op
+from fxmem.passes.forward.differentiated import differentiated
 from fxmem.passes.forward.effects import readers, spans
 from fxmem.passes.forward.emit import emit, erase
 from fxmem.passes.forward.loss_path import classes_at, moved, same, why_not
@@ -45,9 +46,11 @@ def rewrite_losses(gm: fx.GraphModule, policy: Policy) -> list[Plan]:
 def _rewrite(gm: fx.GraphModule, policy: Policy) -> Iterator[Site | Refusal]:
     found = list(find_losses(gm.graph))
     wanted, stretch = differentiable(gm.graph), spans(gm.graph)
+    otherwise = differentiated(gm.graph) if found else {}
     for loss in found:
         z = find_z_loss(loss)
         why = _why_no_loss(loss) or _why_read(loss, z, stretch) or _why_costly(loss, policy)
+        why = otherwise.get(loss.exit, why)
         if loss.linear not in wanted:
             why = "nothing that it reads wants a gradient"
         residual = _residual(loss)

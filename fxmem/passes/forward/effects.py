@@ -14,6 +14,12 @@ from fxmem.passes.forward.dialect import module_of, op
 
 MODES = {"_set_grad_enabled", "_enter_autocast", "_exit_autocast"}
 MODES |= {"_enter_inference_mode", "_exit_inference_mode"}
+# In which a graph differentiates, and how deep they nest; torch.vmap's are none of these.
+LEVELS = {
+    **dict.fromkeys(("_grad_increment_nesting", "_jvp_increment_nesting", "_enter_dual_level"), 1),
+    **dict.fromkeys(("_grad_decrement_nesting", "_jvp_decrement_nesting", "_exit_dual_level"), -1),
+}
+MODES |= set(LEVELS)
 UPDATES = {"setitem", "iadd", "isub", "imul", "itruediv", "ipow", "imod", "ifloordiv", "imatmul"}
 # Written so that they change nothing that another node sees.
 HARMLESS = {"detach_", "requires_grad_", "lift_fresh_copy", "_assert_tensor_metadata"}

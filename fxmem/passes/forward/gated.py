@@ -99,6 +99,8 @@ def _linear(product: fx.Node, place: Place) -> tuple[fx.Node | None, str]:
         why = f"{others[0].name} reads {product.name} beside {linear.name}"
     elif place.stretch[linear] != place.stretch[product]:
         why = f"something is overwritten before {linear.name} reads {product.name}"
+    elif linear in place.otherwise:
+        why = f"the gradient of {linear.name} is differentiated again"
     elif len(getattr(_weight(linear), "shape", ())) != 2:
         why = f"the weight of {linear.name} is not known to be a matrix"
     return (None, f", and their product, for {why}") if why else (linear, "")

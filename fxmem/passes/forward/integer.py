@@ -20,6 +20,7 @@ from fxmem.integer.functional import geometry, operator_of
 from fxmem.integer.methods import kept_bits
 from fxmem.passes.forward.constants import attribute
 from fxmem.passes.forward.dialect import module_of, op
+from fxmem.passes.forward.differentiated import differentiated
 from fxmem.passes.forward.emit import erase
 from fxmem.passes.forward.nested import called, unread
 from fxmem.passes.forward.traced import dtype_of, shape_of, traced
@@ -51,8 +52,10 @@ def rewrite_layers(gm: fx.GraphModule, policy: Policy) -> list[Plan]:
     ends = {} if policy.option(NAME, "first_and_last", False) else ends
     method, entries = policy.option(NAME, "method", None), []
     owners = {id(owner): owner for owner, _ in layers}.values()
+    otherwise = {n: how for owner in owners for n, how in differentiated(owner.graph).items()}
     for owner, node in layers:
-        why = END.format(ends[node]) if node in ends else _why_not(node, method)
+        end = END.format(ends[node]) if node in ends else None
+        why = end or otherwise.get(node) or _why_not(node, method)
         entries.append(_entry(node, method, why))
         if why is None:
             _replace(owner.graph, node, method)

@@ -11,6 +11,7 @@ from torch import fx
 
 from fxmem.compat import hint
 from fxmem.passes.forward.activations import Activation, find
+from fxmem.passes.forward.differentiated import differentiated
 from fxmem.passes.forward.eager import kept, plainly
 from fxmem.passes.forward.effects import spans
 from fxmem.passes.forward.nested import called
@@ -52,6 +53,7 @@ def _rewrite(gm: fx.GraphModule, rules: Sequence[Rule], policy: Policy) -> Plan:
 
 def _places(graph: fx.Graph, found: Sequence[Activation]) -> Iterator[Place]:
     wanted, stretch = frozenset(differentiable(graph)), spans(graph)
+    otherwise = differentiated(graph)
     for activation in found:
         cone = activation.cone
         dtype = dtype_of(cone.source) or torch.float32
@@ -63,6 +65,7 @@ def _places(graph: fx.Graph, found: Sequence[Activation]) -> Iterator[Place]:
             keeper(cone.source, wanted, but=frozenset(cone.nodes)),
             keeper(cone.exit, wanted),
             stretch,
+            otherwise,
         )
 
 
@@ -79,9 +82,13 @@ def _ask(place: Place, rules: Sequence[Rule], policy: Policy, taken: set[fx.Node
     """Return the first match whose reader no other activation has taken, else why there is none."""
     if place.activation.cone.source not in place.wanted:
         return None, "nothing that it reads wants a gradient"
+    if place.activation.cone.exit in place.otherwise:
+        return None, place.otherwise[place.activation.cone.exit]
     refusal: Answer = None, "no rule is on"
     for rule in rules:
         answer = rule.match(place, policy)
+        if isinstance(answer, Match):
+            answer = place.otherwise.get(answer.reader, answer)
         if isinstance(answer, Match) and answer.reader not in taken:
             return rule, answer
         refusal = (rule, answer) if isinstance(answer, str) else refusal

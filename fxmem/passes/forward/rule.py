@@ -24,6 +24,7 @@ class Place:
         wanted: the nodes of the graph that may want a gradient.
         source_keeper, output_keeper: another node whose backward needs its source, or its output.
         stretch: of each node, the stretch of the graph in which nothing is overwritten.
+        otherwise: of the nodes that the graph itself differentiates, otherwise than once, how.
     """
 
     activation: Activation
@@ -33,6 +34,7 @@ class Place:
     source_keeper: fx.Node | None
     output_keeper: fx.Node | None
     stretch: Mapping[fx.Node, int]
+    otherwise: Mapping[fx.Node, str]
 
     @property
     def bits(self) -> float:

@@ -17,6 +17,7 @@ from fxmem.ops import rows_of
 from fxmem.ops.sketches.linear import linear_randomized
 from fxmem.ops.sketches.projection import variance_note
 from fxmem.passes.forward.dialect import module_of, op
+from fxmem.passes.forward.differentiated import differentiated
 from fxmem.passes.forward.emit import erase
 from fxmem.passes.forward.nested import called
 from fxmem.passes.forward.traced import dtype_of, shape_of
@@ -45,10 +46,12 @@ def _rewrite(gm: fx.GraphModule, policy: Policy) -> Plan:
     trained = [n for n in gm.graph.nodes if _is_layer(n) and _trains(n, wanted)]
     asked = {node: policy.ratio(NAME, _path(node)) for node in trained}
     layers = {node: ratio for node, ratio in asked.items() if ratio is not None}
+    otherwise = differentiated(gm.graph) if layers else {}
     entries, seen = [], set()
     for node, ratio in layers.items():
         source = _given(node)["input"]
-        why = _why_not(node, policy, ratio, keeper(source, wanted, frozenset(layers)))
+        kept = keeper(source, wanted, frozenset(layers))
+        why = otherwise.get(node) or _why_not(node, policy, ratio, kept)
         entries.append(_entry(node, policy, ratio, why, source in seen))
         seen.add(source)
     kind = policy.option(NAME, "kind", "gaussian")

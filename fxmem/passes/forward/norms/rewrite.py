@@ -19,6 +19,7 @@ from fxmem.compat import hint
 from fxmem.passes.forward.activations import Activation, find
 from fxmem.passes.forward.constants import constants
 from fxmem.passes.forward.dialect import op
+from fxmem.passes.forward.differentiated import differentiated
 from fxmem.passes.forward.eager import plainly
 from fxmem.passes.forward.effects import overwrites, readers, spans
 from fxmem.passes.forward.emit import erase, replace
@@ -48,7 +49,8 @@ def rewrite_norms(gm: fx.GraphModule) -> list[Plan]:
 def _rewrite(gm: fx.GraphModule) -> Plan:
     with plainly():
         norms, uses, notes = _found(gm.graph)
-        refusals = [why_not(norm, uses) for norm in norms]
+        otherwise = differentiated(gm.graph)
+        refusals = [otherwise.get(norm.exit) or why_not(norm, uses) for norm in norms]
     entries = tuple(_entry(n, why, uses) for n, why in zip(norms, refusals, strict=True))
     for norm, why in zip(norms, refusals, strict=True):
         if why is None:
