@@ -16,6 +16,8 @@ from fxmem.passes.graph import aten, tensor
 from fxmem.passes.joint.reversible.steps import Emit, Of, Step
 
 CAST = torch.ops.prims.convert_element_type.default
+# torch promotes no float of 8 bits or less to another dtype: it raises.
+FLOATS = {torch.bfloat16, torch.float16, torch.float32, torch.float64}
 Sums = Callable[[fx.Node], Iterator[Step]]  # the ways in which a sum carries one of its terms on
 
 
@@ -45,8 +47,8 @@ def _cast(emit: Emit, value: fx.Node, dtype: torch.dtype) -> fx.Node:
 
 
 def _holds(wide: torch.dtype, dtype: torch.dtype) -> bool:
-    floats = wide.is_floating_point and dtype.is_floating_point
-    return floats and wide != dtype and torch.promote_types(wide, dtype) == wide
+    both = {wide, dtype} <= FLOATS
+    return both and wide != dtype and torch.promote_types(wide, dtype) == wide
 
 
 def _is_of(node: fx.Node, dtype: torch.dtype) -> bool:
