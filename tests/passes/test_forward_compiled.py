@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import fxmem
 from fxmem.backend import fxmem as backend
@@ -62,6 +63,19 @@ def test_quantized_gradients_are_those_of_eager(inner):
     eager = fxmem.transform(symbolic(model), forbidden)
     # A value that a compiler rounds otherwise may fall beyond a border.
     assert max(errors(found, gradients(eager, model, x))) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8], ids=str)
+def test_what_quantizes_a_half_is_no_part_of_an_activation(dtype):
+    w = torch.randn(64, 64).div(8).bfloat16().requires_grad_()
+
+    def network(x):
+        return (F.silu(x @ w) * 16).to(dtype).to(x.dtype) / 16
+
+    x, options = torch.randn(64, 64).bfloat16(), {"rules": RULES, "inner": "aot_eager"}
+    compiled = torch.compile(network, backend=backend, options=options)
+    assert torch.equal(compiled(x), network(x))
+    assert fxmem.last_report().plans[0].notes[0].startswith("1 x silu: ")
 
 
 @pytest.mark.parametrize("inner", ["aot_eager", "inductor"])

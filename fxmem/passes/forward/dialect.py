@@ -105,12 +105,17 @@ def is_pointwise(node: fx.Node) -> bool:
         return isinstance(node.args[0], fx.Node) and op(node.args[0]) == "log_sigmoid_forward"
     if _tagged(name, torch.Tag.nondeterministic_seeded):
         return False
-    return name in POINTWISE or name in CASTS or _tagged(name, torch.Tag.pointwise)
+    return name in POINTWISE or is_cast(node) or _tagged(name, torch.Tag.pointwise)
 
 
 def is_cast(node: fx.Node) -> bool:
-    """Whether a node hands on the values of its first argument, in another dtype or place."""
-    return op(node) in CASTS
+    """Whether a node hands on the values of its first argument, in another dtype or place.
+
+    Whole numbers and floats of 8 bits are codes of them: what makes those quantizes, and is none.
+    """
+    given = (a for a in (*node.args, *node.kwargs.values()) if isinstance(a, torch.dtype))
+    codes = any(not dtype.is_floating_point or dtype.itemsize < 2 for dtype in given)
+    return op(node) in CASTS and not codes
 
 
 def lays_out(node: fx.Node) -> bool:
