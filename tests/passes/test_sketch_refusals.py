@@ -59,6 +59,30 @@ def test_other_products_are_refused_in_a_sentence(apply, weight, sentence):
     assert any((sentence or "no matrix product") in note for note in g.plan.notes)
 
 
+class Memory(nn.Module):
+    """Attention whose keys and values are parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.query = nn.Linear(16, 16)
+        self.key, self.value = (nn.Parameter(torch.randn(1, 2, 8, 8)) for _ in range(2))
+
+    def forward(self, x):
+        query = self.query(x.sin()).view(1, -1, 2, 8).transpose(1, 2)
+        found = F.scaled_dot_product_attention(query, self.key, self.value)
+        return found.transpose(1, 2).reshape(x.shape)
+
+
+def test_what_has_a_gradient_among_others_is_refused_in_a_sentence():
+    policy = asked(force=True)
+    g = partitioned(Memory(), torch.randn(32, 16), policy=policy)
+    assert sum("attention" in n and "no matrix product" in n for n in g.plan.notes) == 2
+    layers = nn.Sequential(*(nn.Linear(16, 16) for _ in range(3)))
+    policy = {**policy, "rules": {**policy["rules"], "integer": "int8"}}
+    g = partitioned(layers, torch.randn(32, 16), policy=policy)
+    assert any("linear_backward" in n and "no matrix product" in n for n in g.plan.notes)
+
+
 class Latents(nn.Module):
     """A linear layer that reads a parameter, whose own gradient sums over the layer's outputs."""
 

@@ -108,10 +108,11 @@ def _summands(grad: fx.Node) -> Iterator[fx.Node]:
 
 
 def _product(node: fx.Node, backward: set[fx.Node]) -> Product | Unfit | None:
-    if node.target is operator.getitem:
+    made_by = node.args[0] if node.target is operator.getitem else node  # one of several results
+    if made_by.target is CONVOLUTION:
         return _convolution(node, backward) if node.args[1] == 1 else None
-    if node.target not in MATRIX:
-        return Unfit(node, f"its gradient comes from {node.target}, which is no matrix product")
+    if made_by.target not in MATRIX:
+        return Unfit(node, f"its gradient comes from {made_by.target}, which is no matrix product")
     left, right = node.args
     if (left in backward) == (right in backward):
         return Unfit(node, "both its factors come back with the gradient")
