@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,10 +29,11 @@ def explain(
 
     What has been compiled already is taken as the eager code that it was made of. The model is run
     forward on the inputs, so its gradients must be enabled: once to trace it (or twice, with and
-    without rules asked for by name) and twice to measure what eager keeps. Random state and buffers
-    are put back afterwards. Where linear layers keep sketches and the model is an nn.Module that
-    returns a loss, alone or among its outputs, it is run forward and backward once more, and the
-    variance of each sketch is told beside the batch's own.
+    without rules asked for by name) and twice to measure what eager keeps. Random state, buffers
+    and inputs are put back afterwards. It compiles whatever `torch.compiler.set_stance` or
+    `torch._dynamo.config.disable` say of other code. Where linear layers keep sketches and the
+    model is an nn.Module that returns a loss, alone or among its outputs, it is run forward and
+    backward once more, and the variance of each sketch is told beside the batch's own.
 
     Args:
         model: an nn.Module or a function.
@@ -47,13 +49,15 @@ def explain(
 
     policy, breaks, outside = Policy.of(policy), _breaks(), 0
     found, plain = Observer(policy), Observer(policy.without_asked())
-    with _untouched(model):
+    with _untouched(model, tree_leaves((args, kwargs))) as forget:
         # Without the rules asked for by name, to tell what they gain or cost.
         for observer in (found, plain) if plain.policy != policy else (found,):
             # Shapes are these inputs' own, whatever has been explained before.
-            with torch._dynamo.config.patch(automatic_dynamic_shapes=False):
+            dynamo = torch._dynamo.config.patch(automatic_dynamic_shapes=False, disable=False)
+            with dynamo, torch.compiler.set_stance("default"):
                 call = partial(torch.compile(_fresh(model), backend=observer), *args, **kwargs)
                 call()
+                forget()
                 if observer is found and _breaks() > breaks:
                     outside = _outside(call, observer)
         if not found.plans:
@@ -85,6 +89,8 @@ def _outside(call: Callable[[], Any], observer: Observer) -> int:
 
 
 def _why_nothing(outside: int) -> str:
+    if os.environ.get("TORCHDYNAMO_DISABLE") == "1":
+        return "TORCHDYNAMO_DISABLE=1 turns torch.compile off"
     if not torch.is_grad_enabled():
         return "gradients are off; call explain outside torch.no_grad() and torch.inference_mode()"
     if outside:
@@ -158,14 +164,39 @@ def _fresh(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _untouched(model: Callable[..., Any]) -> Iterator[None]:
-    """Put buffers and random state back as they were."""
-    buffers = list(model.buffers()) if isinstance(model, torch.nn.Module) else []
-    before = [buffer.detach().clone() for buffer in buffers]
+def _untouched(model: Callable[..., Any], inputs: list[Any]) -> Iterator[Callable[[], None]]:
+    """Put buffers, inputs and random state back as they were.
+
+    Yields: what to call after a run: copies of inputs that it has not overwritten are let go.
+    """
+    modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
+    owned = [(module._buffers, dict(module._buffers)) for module in modules]
+    buffers = {tensor for _, own in owned for tensor in own.values() if _is_writable(tensor)}
+    given = {tensor for tensor in inputs if _is_writable(tensor)} - buffers
+    values = {tensor: tensor.detach().clone() for tensor in buffers | given}
+    # Versions tell nothing of buffers: batch norms overwrite theirs without a new one.
+    versions = {tensor: tensor._version for tensor in given}
+
+    def forget() -> None:
+        for tensor, version in versions.items():
+            if tensor._version == version:
+                values.pop(tensor, None)
+
     try:
         with torch.random.fork_rng():
-            yield
+            yield forget
     finally:
+        forget()
+        for own, before in owned:
+            if [*map(id, own.values())] != [*map(id, before.values())]:  # one was assigned
+                own.clear()
+                own.update(before)
         with torch.no_grad():
-            for buffer, value in zip(buffers, before, strict=True):
-                buffer.copy_(value)
+            for tensor, value in values.items():
+                tensor.copy_(value)
+
+
+def _is_writable(value: Any) -> bool:
+    if not isinstance(value, torch.Tensor) or value.is_inference():
+        return False
+    return value.layout != torch.strided or 0 not in value.stride()

@@ -118,6 +118,44 @@ def test_explain_leaves_buffers_and_random_state_as_they_were(fail):
     assert all(torch.equal(value, before[name]) for name, value in m.state_dict().items())
 
 
+class Marking(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("ema", torch.zeros(8))
+        self.register_buffer("seen", None)
+        self.register_buffer("ones", torch.ones(1).expand(8))
+
+    def forward(self, inputs, scale):
+        inputs["x"].mul_(2)
+        self.ema = 0.9 * self.ema + inputs["x"].detach().mean(0)
+        self.seen = self.ema
+        return (inputs["x"] * scale + self.ones).exp()
+
+
+def test_explain_leaves_assigned_buffers_and_inputs_as_they_were():
+    m, x, scale = Marking(), torch.ones(4, 8), torch.ones(8, requires_grad=True)
+    ema, many = m.ema, torch.ones(1).expand(4)
+    assert fxmem.explain(m, {"x": x}, scale=scale, policy={"rules": {"gated": True}}).plans
+    assert m.ema is ema and m.seen is None
+    assert torch.equal(ema, torch.zeros(8)) and torch.equal(x, torch.ones(4, 8))
+    assert scale._version == 0  # what the model has left alone is not written
+    assert fxmem.explain(lambda x, y: (x * y).exp(), scale[:4], many).plans
+
+
+def test_explain_works_where_torch_compile_is_off(monkeypatch):
+    wanted = fxmem.explain(model(), torch.randn(64, 64)).kept
+    for off in (
+        lambda: torch.compiler.set_stance("force_eager"),
+        lambda: torch.compiler.set_stance("fail_on_recompile"),
+        lambda: torch._dynamo.config.patch(disable=True),
+    ):
+        with off():
+            assert fxmem.explain(model(), torch.randn(64, 64)).kept == wanted
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    with pytest.raises(ValueError, match="nothing is kept: TORCHDYNAMO_DISABLE=1 turns"):
+        fxmem.explain(model(), torch.randn(64, 64))
+
+
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
 def test_explain_where_gradients_are_off(off):
     with pytest.raises(ValueError) as error, off():
