@@ -42,14 +42,15 @@ def fxmem(
         isinstance(value, torch.Tensor) and value.requires_grad
         for value in (*example_inputs, *gm.parameters())
     )
-    rewritten = rewrite_asked(gm, policy, trains)
-    if rewritten.notes and not trains:
-        history.record(rewritten)  # of what is not differentiated the partitioner is not asked
-    partitioner = Partitioner(policy, rewritten, donates=inner == "inductor")
-    if inner != "inductor":
-        return _without_inductor(gm, example_inputs, partitioner, inner)
-    patches = {**_frugal(gm, policy.lossy and trains), **inductor_options}
-    return _with_inductor(gm, example_inputs, partitioner, patches)
+    with history.compiling(trains):
+        rewritten = rewrite_asked(gm, policy, trains)
+        if rewritten.notes and not trains:
+            history.record(rewritten)  # of what is not differentiated the partitioner is not asked
+        partitioner = Partitioner(policy, rewritten, donates=inner == "inductor")
+        if inner != "inductor":
+            return _without_inductor(gm, example_inputs, partitioner, inner)
+        patches = {**_frugal(gm, policy.lossy and trains), **inductor_options}
+        return _with_inductor(gm, example_inputs, partitioner, patches)
 
 
 def _with_inductor(
@@ -114,7 +115,8 @@ def read_options(
         raise PolicyError(
             f"inner must be one of {', '.join(map(repr, INNER))} or a callable, got {inner!r}"
         )
-    rest = {k: v for k, v in options.items() if k not in OPTIONS and k not in ("inner", "mode")}
+    known = (*OPTIONS, "inner", "mode")
+    rest = {str(key): value for key, value in options.items() if key not in known}
     return Policy(**own), inner, _inductor_options(inner, options.get("mode", mode), rest)
 
 

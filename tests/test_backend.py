@@ -30,6 +30,10 @@ REFUSED = {
         f"unknown option 'presets' (did you mean 'preset'?); allowed: {OWN}; "
         "and any of torch._inductor.list_options()",
     ),
+    "an option's name that is no string": (
+        {1: 2},
+        f"unknown option '1'; allowed: {OWN}; and any of torch._inductor.list_options()",
+    ),
     "unknown inner": (
         {"inner": "nvfuser"},
         "inner must be one of 'inductor', 'aot_eager' or a callable, got 'nvfuser'",
@@ -145,8 +149,8 @@ def test_no_report_before_anything_was_compiled(monkeypatch):
     with pytest.raises(LookupError) as error:
         fxmem.last_report()
     assert str(error.value) == (
-        "no graph was compiled with backend='fxmem' in this process (or all came from torch's "
-        "compile cache); fxmem.explain(model, *inputs) gives a report"
+        "no graph was compiled with backend='fxmem' in this process; "
+        "fxmem.explain(model, *inputs) gives a report"
     )
 
 
@@ -155,6 +159,45 @@ def test_last_report_is_of_what_was_compiled():
     report = fxmem.last_report()
     assert [e.action for e in report.entries] == ["8 bits, groups of 64"]
     assert len(fxmem.last_report(2).plans) <= 2
+
+
+def test_last_report_is_none_of_what_came_from_torchs_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+
+    def step():
+        torch._dynamo.reset()
+        x, w = (
+            torch.ones(128, 128),
+            torch.ones(128, 128, requires_grad=True),
+        )  # products need no kernel
+        torch.compile(lambda x, w: x @ x @ w, backend=backend)(x, w).backward(x)
+
+    step()
+    assert fxmem.last_report().kept == 128 * 128 * 4
+    trained(EAGER)
+    step()
+    for graphs in (1, 2):
+        with pytest.raises(LookupError) as error:
+            fxmem.last_report(graphs)
+        assert str(error.value) == (
+            f"of the last {graphs} graphs 1 came from torch's compile cache, with no plan: "
+            "fxmem.explain(model, *inputs) gives a report, and "
+            "torch._functorch.config.enable_autograd_cache = False has graphs compiled anew"
+        )
+    trained(EAGER)
+    assert fxmem.last_report().entries
+
+
+def test_last_report_is_none_of_what_failed_to_compile():
+    trained(EAGER)
+    before = fxmem.last_report(2)
+
+    def inner(gm, inputs):
+        raise RuntimeError("the inner compiler fails")
+
+    with pytest.raises(Exception, match="the inner compiler fails"):
+        trained({"inner": inner, "preset": "balanced"})
+    assert fxmem.last_report(2) == before
 
 
 def test_log(tmp_path):
