@@ -126,7 +126,17 @@ def test_bits(bits):
     assert [site.nbytes for site in g.plan.sites] == [24 * bits]
 
 
-def test_preset_with_fewer_bits():
-    policy = {**THREE, "bits": 2}
-    g = partitioned(hidden(F.gelu), leaf(8, 64), leaf(64, 64), policy=policy)
-    assert [site.nbytes for site in g.plan.sites] == [128]
+@pytest.mark.parametrize(
+    "own, action",
+    [
+        ({}, "3-bit code of gelu's derivative"),
+        ({"bits": 2}, "2-bit code of gelu's derivative"),
+        ({"bits": 4}, "4-bit code of gelu's derivative"),
+        ({"bits": 8}, "8 bits, groups of 64"),
+        ({"bits": 8, "rules": {"few_bit": True}}, "8-bit code of gelu's derivative"),
+        ({"bits": 8, "rules": {"few_bit": {"bits": 3}}}, "3-bit code of gelu's derivative"),
+    ],
+)
+def test_bits_of_every_residual_are_those_of_a_code(own, action):
+    g = partitioned(hidden(F.gelu), leaf(8, 64), leaf(64, 64), policy={**THREE, **own})
+    assert [site.action.split(", off")[0] for site in g.plan.sites] == [action]

@@ -25,6 +25,9 @@ from fxmem.plan import Refusal, Site
 from fxmem.policy import Policy
 
 BITS = 3
+# From 5 bits on a SiLU's code, with levels for inputs near 1, is worse where they are 4 and more
+# than an encoding, which has its own scales: gradients 6 and 5 % off, with 8 bits 3.5 and .7 %.
+MOST_BITS = 4
 LOSS = "a loss is made of it: near the least of it nothing would be left of the gradient"
 
 
@@ -52,7 +55,8 @@ class FewBit:
     ) -> list[Match | Refusal | None]:
         """Match floats that are read for one function of them alone, a weight of gradients."""
         answers: dict[Storage, Match | Refusal | None] = {}
-        if policy.asks(self.name) or (policy.preset == "compact" and policy.allows(self.name)):
+        pays = policy.preset == "compact" and (policy.bits or BITS) <= MOST_BITS
+        if policy.asks(self.name) or (pays and policy.allows(self.name)):
             cones = Cones(pair)
             # A value comes before what is made of it: sign(x) needs no code of its own beside x's.
             for storage in sorted(storages, key=lambda s: s.owner):
@@ -125,7 +129,7 @@ def _match(pair: Pair, storage: Storage, cones: Cones, cone: Cone, policy: Polic
         raise NoCode(LOSS)
     if not _is_idle(pair, storage, cone):
         raise NoCode("the backward reads more of it than its derivative: a code serves one")
-    bits = policy.option(FewBit.name, "bits", min(BITS, policy.width or BITS))
+    bits = policy.option(FewBit.name, "bits", policy.bits or BITS)
     kept = ops.packed_bytes(numel(cone.root), bits)
     if kept >= _encoded(pair, storage, policy):
         raise NoCode(f"a {bits}-bit code of a function of it would not be fewer bytes")
