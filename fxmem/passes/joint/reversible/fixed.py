@@ -48,7 +48,8 @@ def fix(
     checked: dict[fx.Node, fx.Node] = {}
     refusals = []
     for chain in chains:
-        if not tensor(chain[0].out).is_floating_point():
+        state = tensor(chain[0].out)
+        if not state.is_floating_point() or any(isinstance(n, int) and n == 0 for n in state.shape):
             continue
         if not (all(map(_adds, chain)) and all(map(_scales_alike, (chain[::2], chain[1::2])))):
             refusals.append(REFUSAL)

@@ -14,22 +14,23 @@ from fractions import Fraction
 import torch
 from torch import fx
 
-from fxmem.ops.shrinking.multiplier import Multiplier, fraction, multiplier_for
+from fxmem.ops.shrinking.multiplier import DENOMINATOR, Multiplier, fraction, multiplier_for
 from fxmem.passes.graph import aten, tensor
 from fxmem.passes.joint.reversible.steps import Step
 
 Emit = Callable[..., fx.Node]
 prims = torch.ops.prims
+LEAST = 1 / DENOMINATOR
 NEAR = 2.0**-20  # a fraction's distance from the factor it stands for
 
 
 def factor(step: Step) -> Fraction | None:
     """Return the fraction that a step multiplies a state of known size by, None for any other."""
-    value, scale = tensor(step.out), step.scale
-    if step.out.target is not aten.mul.Tensor or not isinstance(scale, float) or not 0 < scale <= 1:
+    product, scale = step.out.target is aten.mul.Tensor, step.scale
+    if not product or not isinstance(scale, float) or not LEAST <= scale <= 1:
         return None
     found = fraction(scale)
-    sized = all(isinstance(size, int) for size in value.shape)
+    sized = all(isinstance(size, int) for size in tensor(step.out).shape)
     return found if sized and abs(found - scale) < NEAR else None
 
 
