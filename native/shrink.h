@@ -1,5 +1,6 @@
 // Integers times a fraction n / d below one, undone bit for bit by what the product lost, which
-// goes into numbers that elements share: fxmem/ops/shrinking/operators.py has the arithmetic and its source.
+// goes into numbers that elements share: fxmem/ops/shrinking/operators.py has the arithmetic and
+// its source.
 #pragma once
 
 #include "bits.h"
