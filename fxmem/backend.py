@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.utils._pytree import tree_leaves
 
 from fxmem import history
 from fxmem.policy import OPTIONS, Policy, PolicyError, unknown
@@ -42,7 +43,7 @@ def fxmem(
         isinstance(value, torch.Tensor) and value.requires_grad
         for value in (*example_inputs, *gm.parameters())
     )
-    with history.compiling(trains):
+    with history.compiling(trains and _gives_gradients(gm)):
         rewritten = rewrite_asked(gm, policy, trains)
         if rewritten.notes and not trains:
             history.record(rewritten)  # of what is not differentiated the partitioner is not asked
@@ -51,6 +52,12 @@ def fxmem(
             return _without_inductor(gm, example_inputs, partitioner, inner)
         patches = {**_frugal(gm, policy.lossy and trains), **inductor_options}
         return _with_inductor(gm, example_inputs, partitioner, patches)
+
+
+def _gives_gradients(gm: fx.GraphModule) -> bool:
+    outputs = tree_leaves(gm.graph.output_node().args)
+    values = (n.meta.get("example_value") for n in outputs if isinstance(n, fx.Node))
+    return any(getattr(value, "requires_grad", True) for value in values)
 
 
 def _with_inductor(

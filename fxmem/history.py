@@ -5,31 +5,45 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from fxmem.plan import Plan, Report
 
-_plans: deque[Plan | None] = deque(maxlen=256)  # None: a graph of which no plan was made
+Plans = list[Plan | None]  # None: a graph of which no plan was made
+
+_plans: deque[Plan | None] = deque(maxlen=256)
+# Of what is being compiled, innermost last: in this thread, for another may compile meanwhile.
+_compiling: ContextVar[tuple[Plans, ...]] = ContextVar("fxmem_compiling", default=())
 
 
-def record(plan: Plan | None) -> None:
-    """Remember the plan of a graph that has just been compiled."""
-    _plans.append(plan)
+def record(plan: Plan) -> None:
+    """Remember the plan of a graph that is being compiled, or has just been."""
+    _place().append(plan)
+
+
+def _place() -> Plans | deque[Plan | None]:
+    return (_compiling.get() or (_plans,))[-1]
 
 
 @contextmanager
 def compiling(trains: bool) -> Iterator[None]:
-    """Forget what is recorded of a compilation that fails; note where torch's cache spares one."""
+    """Record nothing of a compilation that fails, and that there is no plan of a cached one.
+
+    Args:
+        trains: whether there would be one otherwise.
+    """
     from torch._dynamo.utils import counters
 
-    before, hits = list(_plans), counters["aot_autograd"]["autograd_cache_hit"]
+    made: Plans = []
+    outer, hits = _compiling.get(), counters["aot_autograd"]["autograd_cache_hit"]
+    _compiling.set((*outer, made))
     try:
         yield
-    except BaseException:
-        _plans.clear()
-        _plans.extend(before)
-        raise
-    if trains and counters["aot_autograd"]["autograd_cache_hit"] > hits:
-        record(None)
+    finally:
+        _compiling.set(outer)
+    if trains and not made and counters["aot_autograd"]["autograd_cache_hit"] > hits:
+        made.append(None)
+    _place().extend(made)
 
 
 def last_report(graphs: int = 1) -> Report:

@@ -40,8 +40,9 @@ class Policy:
     Args:
         preset: `"exact"` (gradients equal up to rounding), `"balanced"` (8-bit residuals) or
             `"compact"` (4-bit residuals).
-        bits: width of every encoded residual, and of an activation's code, 2 to 8; default: the
-            preset's on average, more where an error costs much and less where it costs little.
+        bits: width of every encoded residual, 2 to 8, and of the codes of rule few_bit, which
+            compact makes up to 4; default: the preset's on average, more where an error costs much
+            and less where it costs little.
         group: elements that share one scale, 32, 64, 128 or 256; default: chosen with `bits`.
         rounding: `"nearest"`, or `"stochastic"`: unbiased, with more variance.
         min_bytes: residuals smaller than this many bytes are kept as they are.

@@ -177,18 +177,19 @@ inline Shrunk prepare_shrink(const char* op, const Tensor& v, const Tensor& numb
 }
 
 inline std::optional<Tensor> check_spilled(const Shrunk& to, const std::optional<Tensor>& spilled) {
-  const int64_t wanted = to.spills * to.task.words;
+  const Shape wanted{to.spills, to.task.words};
   std::ostringstream got;
+  bool fits = !spilled && count(wanted) == 0;
   if (spilled) {
-    got << spilled->numel() << " of " << torch::headeronly::toString(spilled->scalar_type());
+    const Shape size(spilled->sizes().begin(), spilled->sizes().end());
+    fits = size == wanted && spilled->scalar_type() == ScalarType::Short;
+    got << words(size) << " of " << torch::headeronly::toString(spilled->scalar_type());
     check_same_device("unshrink", "spilled", *spilled, "v", to.v);
   } else {
     got << "None";
   }
-  const bool fits =
-      spilled && spilled->numel() == wanted && spilled->scalar_type() == ScalarType::Short;
-  check(fits || (!spilled && wanted == 0), "fxmem::unshrink: spilled must be ", wanted,
-        " torch.int16, or None for none; got ", got.str());
+  check(fits, "fxmem::unshrink: spilled must be int16 ", words(wanted), ", or None for none; got ",
+        got.str());
   return spilled ? std::optional<Tensor>(torch::stable::contiguous(*spilled)) : std::nullopt;
 }
 

@@ -60,11 +60,11 @@ def contents(wheel):
 def native_wheel(tmp_path_factory):
     """A wheel built without CUDA, in a tree where another build left a CUDA library behind.
 
-    Of empty sources, as many as there are: what they hold, the tree's own build has compiled by the
-    same CMakeLists.txt, and what becomes of the library is the question here.
+    Of the schemas and empty sources, as many as there are: what those hold, the tree's own build
+    has compiled by the same CMakeLists.txt, and what becomes of the library is the question here.
     """
     sources = copied_sources(tmp_path_factory.mktemp("native"))
-    for path in (sources / "native").rglob("*.cpp"):
+    for path in (sources / "native").glob("c*/*.cpp"):
         path.write_text("")
     (sources / "fxmem/lib").mkdir(exist_ok=True)
     (sources / "fxmem/lib/libfxmem_cuda.so").touch()
@@ -126,6 +126,13 @@ def test_wheel_holds_what_was_built_and_nothing_left_over(native_wheel):
     assert {"fxmem/py.typed", "fxmem/lib/libfxmem_cpu.so"} <= contents(native_wheel)
     assert "fxmem/lib/libfxmem_cuda.so" not in contents(native_wheel)
     assert {name.split("/")[0].split("-")[0] for name in contents(native_wheel)} == {"fxmem"}
+
+
+def test_wheel_s_library_is_the_one_that_was_built(native_wheel, tmp_path):
+    library = zipfile.ZipFile(native_wheel).extract("fxmem/lib/libfxmem_cpu.so", tmp_path)
+    program = f"import torch; torch.ops.load_library({library!r}); torch.ops.fxmem.encode.default"
+    run = python("-c", program, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
 
 
 def test_wheel_holds_every_module(native_wheel):

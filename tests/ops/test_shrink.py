@@ -35,7 +35,7 @@ def compare(shrink, unshrink, words=7, device="cpu"):
         made = shrink(*arguments)
         assert all(map(torch.equal, made, _shrink_reference(*arguments)))
         product, after, spilled = made
-        back = product, after, spilled if len(spilled) else None, *arguments[2:]
+        back = product, after, spilled if spilled.numel() else None, *arguments[2:]
         assert all(map(torch.equal, unshrink(*back), arguments[:2]))
         assert all(map(torch.equal, _unshrink_reference(*back), arguments[:2]))
 
@@ -106,6 +106,12 @@ def test_what_does_not_fit(call, change, sentence):
 def test_spilled_words_that_do_not_fit(call):
     v, numbers, *fraction = given(1, 300, 3, 4, 2**50)
     _, _, spilled = ops.shrink(v, numbers, *fraction)
-    for words, got in ((None, "None"), (spilled[1:], "35 of "), (spilled.int(), "42 of ")):
-        with pytest.raises(RuntimeError, match=f"unshrink: spilled must be 42 .*None.*; got {got}"):
+    for words, got in (
+        (None, "None"),
+        (spilled[1:], r".5, 7. of "),
+        (spilled.flatten(), ".42. of "),
+        (spilled.int(), ".6, 7. of "),
+    ):
+        sentence = rf"unshrink: spilled must be int16 .6, 7., or None for none; got {got}"
+        with pytest.raises(RuntimeError, match=sentence):
             call(v, numbers, words, *fraction)

@@ -17,7 +17,7 @@ from .test_reversible import (
     run,
     weights,
 )
-from .tools import leaf, partitioned
+from .tools import gradients, leaf, partitioned, relative
 
 LINKS = 16
 STATE = 8 * 16 * 4
@@ -70,6 +70,18 @@ def test_gradients(layer, stream):
     f = broken(layer, 8, stream=stream)
     assert len(links(partitioned(f, *given(), policy=ASKED).plan)) == 2
     assert_gradients_match(f, *given(), policy=ASKED)
+
+
+@pytest.mark.parametrize("stream", [0, 1])
+def test_integers_of_two_parts(stream):
+    """One begins with what the other ends with, which integers stand for by then."""
+    f = broken("relu", 4, stream=stream)
+    asked = {"rules": {"reversible": {"force": True, "exact": True}}}
+    leaves = given(8)
+    plan = partitioned(f, *leaves, policy=asked).plan
+    assert [note.count("int32") for note in plan.notes[:2]] == [1, 1]
+    found, plain = (gradients(f, *leaves, policy=p) for p in (asked, OFF))
+    assert all(relative(a, b) < 1e-4 for a, b in zip(found, plain, strict=True))
 
 
 def test_two_breaks():

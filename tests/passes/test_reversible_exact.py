@@ -117,7 +117,7 @@ def test_affine_couplings_keep_their_floats(couple):
     refused, note = partitioned(f, *inputs(8, 16), *weights(4), policy=exact(anchor=0)).plan.notes
     assert refused == (
         "reversible, exact: a chain keeps its floating-point states, for it does more than add to "
-        "them, or multiply them by one number near a fraction below 1 with a denominator up to 1024"
+        "them, or multiply them by one number near a fraction up to 1 with a denominator up to 1024"
     )
     assert note == "reversible: 4 links are recomputed from their last two states, float32"
 

@@ -26,15 +26,54 @@ def coupled(a, b, *ws):
     return a * b
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("f", [momentum, coupled])
+def broadcast(x, v, *ws):
+    for i, w in enumerate(ws):
+        v = 0.5 * v + 0.5 * (branch(x, w).mean() if i % 2 else branch(x, w).mean(0, keepdim=True))
+        x = x + v
+    return x * v
+
+
+def never(x, v, *ws):
+    for w in ws:
+        v = 1.0 * v + branch(x, w)
+        x = x + v
+    return x * v
+
+
+def viewed(a, b, *ws):
+    """Views of states are legal for their own strides alone."""
+    a, b = (s.sin().view(4, 2, 16).transpose(0, 1) for s in (a, b))
+    for w in ws:
+        flat = b.transpose(0, 1).view(8, 16)
+        a, b = b, 0.5 * a + branch(flat, w).view(4, 2, 16).transpose(0, 1)
+    return a * b
+
+
+def mixed(x, v, *ws):
+    v = v.bfloat16()
+    for w in ws:
+        v = 0.5 * v + 0.5 * branch(x, w).bfloat16()
+        x = x + v
+    return x
+
+
+@pytest.mark.parametrize(
+    "f, dtype",
+    [
+        *((f, torch.float32) for f in (momentum, coupled, broadcast, never, viewed, mixed)),
+        *((momentum, dtype) for dtype in (torch.bfloat16, torch.float16, torch.float64)),
+    ],
+)
 def test_scaled_streams_come_back_bit_for_bit(f, dtype):
     given = as_dtype((*inputs(8, 16), *weights(5)), dtype)
     found, kept = (gradients(f, *given, policy=exact(anchor=n)) for n in (0, 1))
     assert all(torch.equal(a, b) for a, b in zip(found, kept, strict=True))
     true = gradients(f, *as_dtype(given, torch.float64), policy=OFF)
     off, plain = (max(map(relative, g, true)) for g in (found, gradients(f, *given, policy=OFF)))
-    assert off < max(1.5 * plain, 1e-4)  # the grid is 2^-20 of the largest element
+    # The grid is 2^-20 of the largest element; of a bf16 stream it is finer than its rounding.
+    assert off < max(1.5 * plain, 2**-8 if f is mixed else 1e-4)
+    (found,) = links(partitioned(f, *given, policy=exact()).plan)
+    assert found == (5 if f in (coupled, viewed) else 10)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 0.9])

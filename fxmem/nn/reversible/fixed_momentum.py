@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from fxmem.ops.shrinking.buffer import Buffer, Settled, settled, unsettled
-from fxmem.ops.shrinking.multiplier import Multiplier, multiplier_for
+from fxmem.ops.shrinking.multiplier import EXTRA, Multiplier, multiplier_for
 
 from .arithmetic import Arithmetic
 from .couplings import Coupling, Streams
@@ -29,8 +29,6 @@ from .fixed import (
     scale_for,
 )
 
-# The velocity has this many bits below those of x: a multiplication is off by up to n units.
-EXTRA = 10
 # x in 64 bits leaves room for the velocity's extra ones.
 WIDE = 50
 

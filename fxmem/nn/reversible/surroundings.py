@@ -30,6 +30,7 @@ class Surroundings:
         self._autocast = [
             (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
             for kind in {device.type for device in devices}
+            if torch.amp.is_autocast_available(kind)
         ]
         self._buffers = {
             name: (buffer, buffer._version, buffer.clone())

@@ -9,12 +9,14 @@ from fractions import Fraction
 import torch
 
 from .buffer import Buffer
-from .operators import shrink, shrunk, unshrink
+from .operators import WIDEST_PUSH, shrink, shrunk, unshrink
 
 # A push may multiply the bound by this at most, so that 22 bits are left for the number itself.
-RADIX = 2**40
+RADIX = WIDEST_PUSH
 WIDEST, MOST_ROUNDS = 16, 16
 DENOMINATOR = 1024
+# So many bits finer is what is multiplied: a product is off by up to n units.
+EXTRA = (DENOMINATOR - 1).bit_length()
 
 
 def fraction(gamma: float) -> Fraction:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import torch
 
 from .. import checks
-from ..native import define
+from ..native import define, underivable
 
 # Above the bound that a push needs, and below int64's: products stay positive numbers.
 LARGEST = 2**62
 SPILL = 16
 WIDEST_PUSH, MOST_PUSHES = 2**40, 64
+WHOLE = "integers have no gradient."
 
 
 def shrink(
@@ -97,11 +98,13 @@ def _shrink_reference(v, numbers, n, d, bound):
 def _unshrink_reference(v, numbers, spilled, n, d, bound):
     _check("unshrink", v, numbers, n, d, bound)
     rounds, width, _ = v.shape
-    spills = shrunk(n, d, width, rounds, bound)[0] * v.size(2)
-    got = "None" if spilled is None else f"{spilled.numel()} of {spilled.dtype}"
-    fits = got == f"{spills} of torch.int16" or (spilled is None and spills == 0)
-    checks.require(fits, "unshrink", "spilled", f"{spills} torch.int16, or None for none", got)
-    words, parts = [] if spilled is None else list(spilled.unbind(0)), []
+    size = [shrunk(n, d, width, rounds, bound)[0], v.size(2)]
+    if spilled is None and 0 in size:
+        spilled = v.new_empty(size, dtype=torch.int16)
+    got = "None" if spilled is None else f"{list(spilled.shape)} of {spilled.dtype}"
+    fits = got == f"{size} of torch.int16"
+    checks.require(fits, "unshrink", "spilled", f"int16 {size}, or None for none", got)
+    words, parts = list(spilled.unbind(0)), []
     counts = _spills(n**width, d**width, rounds, bound)[0]
     for part, spills in zip(reversed(v.unbind(0)), reversed(counts), strict=True):
         part, numbers = _exchanged(part, numbers, n, d)
@@ -147,5 +150,10 @@ def _digits(joined, base, width):
     return quotients - next_ones * base
 
 
-_shrink = define("shrink", reference=_shrink_reference, fake=_shrink_fake)
-_unshrink = define("unshrink", reference=_unshrink_reference, fake=_unshrink_fake)
+_shrink, _unshrink = (
+    define(name, reference=reference, fake=fake, derivative=underivable(name, WHOLE))
+    for name, reference, fake in (
+        ("shrink", _shrink_reference, _shrink_fake),
+        ("unshrink", _unshrink_reference, _unshrink_fake),
+    )
+)

@@ -44,12 +44,12 @@ def _again(call: fx.Node) -> Iterable[fx.Node]:
     if not given.get("create_graph"):
         return []
     above = set(ancestors(_nodes(given["outputs"]), lambda node: False))
-    inputs = set(_nodes(given["inputs"]))
-    below = set()
+    below = set(_nodes(given["inputs"]))
+    inputs = frozenset(below)
     for node in call.graph.nodes:
-        if not (inputs | below).isdisjoint(node.all_input_nodes):
+        if not below.isdisjoint(node.all_input_nodes):
             below.add(node)
-    return above & below
+    return above & below - inputs
 
 
 def _nodes(given: Any) -> list[fx.Node]:

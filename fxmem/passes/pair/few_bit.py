@@ -25,8 +25,8 @@ from fxmem.plan import Refusal, Site
 from fxmem.policy import Policy
 
 BITS = 3
-# From 5 bits on a SiLU's code, with levels for inputs near 1, is worse where they are 4 and more
-# than an encoding, which has its own scales: gradients 6 and 5 % off, with 8 bits 3.5 and .7 %.
+# A code's levels are for inputs of standard deviation 1, an encoding's scales for what comes. At 4
+# the gradient of a SiLU's code is 5.3, 6.1 and 3.5 % off in 4, 5 and 8 bits, encoded 10.4, 5.1, .7.
 MOST_BITS = 4
 LOSS = "a loss is made of it: near the least of it nothing would be left of the gradient"
 

@@ -60,6 +60,8 @@ def _sum(node: fx.Node) -> Iterator[Step]:
     def second(emit: Emit, out: fx.Node, of: Callable) -> fx.Node:
         rest = (of(a), out) if minus else (out, of(a))
         found = emit(aten.sub.Tensor, *rest)
+        if alpha == -1:  # of integers, too
+            return emit(aten.neg.default, found)
         return found if alpha == 1 else emit(aten.div.Tensor, found, alpha)
 
     yield from interpolations(node)

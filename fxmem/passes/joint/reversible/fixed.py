@@ -7,6 +7,7 @@ Recurrent Neural Networks, 2018; momentum: Sander et al., Momentum Residual Netw
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch._inductor.pattern_matcher import stable_topological_sort
 from fxmem.passes.graph import ancestors, aten, emit, tensor
 from fxmem.passes.joint.reversible.chains import Chain, Link
 from fxmem.passes.joint.reversible.couplings import alpha_of
+from fxmem.passes.joint.reversible.layouts import laid_out
 from fxmem.passes.joint.reversible.recomputable import cone
 from fxmem.passes.joint.reversible.streams import Shrinking, Stream, factor
 
@@ -27,7 +29,7 @@ SMALLEST = 2.0**-60  # of what that element is taken for: states may be zero
 LARGEST = 2.0**30
 REFUSAL = (
     "reversible, exact: a chain keeps its floating-point states, for it does more than add to "
-    "them, or multiply them by one number near a fraction below 1 with a denominator up to 1024"
+    "them, or multiply them by one number near a fraction up to 1 with a denominator up to 1024"
 )
 NOTE = (
     "reversible, exact: states are integers; one beyond about a thousand times the largest element "
@@ -37,27 +39,35 @@ ADDED = (aten.add.Tensor, aten.sub.Tensor)
 
 
 def fix(
-    graph: fx.Graph, forward: dict[fx.Node, None], chains: list[Chain]
+    graph: fx.Graph, forward: Callable[[], dict[fx.Node, None]], find: Callable[[], list[Chain]]
 ) -> tuple[dict[fx.Node, fx.Node], list[str]]:
     """Turn the states of chains of a joint graph into integers, where sums make them.
 
     A state too large for its integers turns the last states, and all gradients, into NaN.
 
+    Args:
+        forward: what the forward computes now, in order.
+        find: the chains that it has now: one may begin with what another ends with.
+
     Returns: what the backward is to read in place of the forward's own, and the refusals.
     """
     checked: dict[fx.Node, fx.Node] = {}
-    refusals = []
-    for chain in chains:
-        state = tensor(chain[0].out)
-        if not state.is_floating_point() or any(isinstance(n, int) and n == 0 for n in state.shape):
-            continue
-        if not (all(map(_adds, chain)) and all(map(_scales_alike, (chain[::2], chain[1::2])))):
-            refusals.append(REFUSAL)
-            continue
-        checked |= _Fixed(graph, forward, chain).rewrite()
+    while chain := next(filter(_fits, find()), None):
+        checked |= _Fixed(graph, forward(), chain).rewrite()
         stable_topological_sort(graph)
     graph.lint()
-    return checked, refusals
+    return checked, [REFUSAL for chain in find() if _has_floats(chain)]
+
+
+def _has_floats(chain: Chain) -> bool:
+    state = tensor(chain[0].out)
+    empty = any(isinstance(size, int) and size == 0 for size in state.shape)
+    return state.is_floating_point() and not empty
+
+
+def _fits(chain: Chain) -> bool:
+    adds = _has_floats(chain) and all(map(_adds, chain))
+    return adds and all(map(_scales_alike, (chain[::2], chain[1::2])))
 
 
 def _adds(link: Link) -> bool:
@@ -84,8 +94,9 @@ class _Fixed:
 
     def __init__(self, graph: fx.Graph, forward: dict[fx.Node, None], chain: Chain) -> None:
         self.graph, self.forward, self.chain = graph, forward, chain
-        self.dtype = tensor(chain[0].out).dtype
-        self.precise = torch.promote_types(self.dtype, torch.float32)
+        self.precise = torch.float32
+        for link in chain[:2]:
+            self.precise = torch.promote_types(self.precise, tensor(link.out).dtype)
         first, second = self._stream(chain[::2]), self._stream(chain[1::2])
         self.streams = {chain[0].skip: first, chain[0].stream: second}
         for link in chain:
@@ -108,7 +119,7 @@ class _Fixed:
                 state = integers[link.skip]
                 state = stream.next(state) if link.steps[:-1] else state
                 integers[link.out] = self._added(link.out, place, state, stream)
-                values.append(self._value(integers[link.out], stream))
+                values.append(self._value(link.out, integers[link.out], stream))
             link.out.replace_all_uses_with(values[-1])
         with self.graph.inserting_before(values[-1].next):
             return self._check(values[-2:], within)
@@ -131,7 +142,7 @@ class _Fixed:
             self._choose(precise)
             streams = [self.streams[state] for state in states]
             integers = dict(zip(states, map(self._rounded, precise, streams), strict=True))
-            values = dict(zip(states, map(self._value, integers.values(), streams), strict=True))
+            values = {s: self._value(s, integers[s], self.streams[s]) for s in states}
         for state, users in readers.items():
             for user in users:
                 user.replace_input_with(state, values[state])
@@ -163,9 +174,11 @@ class _Fixed:
         largest = self._times(self._largest(whole), 1 / stream.finer)
         self.peak = self._emit(aten.maximum.default, self.peak, largest)
 
-    def _value(self, integer: fx.Node, stream: Stream) -> fx.Node:
+    def _value(self, state: fx.Node, integer: fx.Node, stream: Stream) -> fx.Node:
+        """Return what a state's integers stand for, in its dtype and memory order."""
         precise = self._times(self._cast(stream.shaped(integer), self.precise), 1 / stream.finer)
-        return self._cast(self._emit(aten.mul.Tensor, precise, self.quantum), self.dtype)
+        value = self._emit(aten.mul.Tensor, precise, self.quantum)
+        return laid_out(self._cast(value, tensor(state).dtype), state, self._emit)
 
     def _added(self, out: fx.Node, place: int, state: fx.Node, stream: Stream) -> fx.Node:
         """Add a branch to a state's integers, as `out` does to the state at `place`."""

@@ -81,7 +81,11 @@ def reverse(
         return None, refusals
     checked: dict[fx.Node, fx.Node] = {}
     if exact:
-        checked, refused = fix(joint.graph, _forward(joint.graph, num_outputs), chains)
+        checked, refused = fix(
+            joint.graph,
+            lambda: _forward(joint.graph, num_outputs),
+            lambda: _chains(joint, num_outputs)[0],
+        )
         chains, refusals = _chains(joint, num_outputs)[0], [*refusals, *refused]
     if every is None and widen(joint.graph, chains, float64):
         chains = _chains(joint, num_outputs)[0]

@@ -1,8 +1,8 @@
 """The integers of a stream of a chain: what they stand for, and how a step goes on with them.
 
 A stream that is scaled before each addition, as momentum's velocity, is multiplied by a fraction,
-fxmem::shrink, which keeps what that loses. A product is off by as many units as the numerator has,
-so they have ten bits more; and they are laid out as that operator takes them.
+fxmem::shrink, which keeps what that loses. Its integers have more bits, and are laid out as that
+operator takes them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from fractions import Fraction
 import torch
 from torch import fx
 
-from fxmem.ops.shrinking.multiplier import DENOMINATOR, Multiplier, fraction, multiplier_for
+from fxmem.ops.shrinking.multiplier import (
+    DENOMINATOR,
+    EXTRA,
+    Multiplier,
+    fraction,
+    multiplier_for,
+)
 from fxmem.passes.graph import aten, tensor
 from fxmem.passes.joint.reversible.steps import Step
 
@@ -58,7 +64,7 @@ class Stream:
 class Shrinking(Stream):
     """Integers of 64 bits, which are multiplied by a fraction first."""
 
-    dtype, finer = torch.int64, 2.0**10
+    dtype, finer = torch.int64, 2.0**EXTRA
 
     def __init__(self, emit: Emit, state: fx.Node, by: Fraction) -> None:
         super().__init__(emit)
@@ -69,7 +75,8 @@ class Shrinking(Stream):
 
     def held(self, rounded: fx.Node) -> fx.Node:
         """Return rounded floats as integers [rounds, width, words], zeros filled in."""
-        flat = self.emit(aten.reshape.default, super().held(rounded), [-1])
+        whole = self.emit(aten.expand.default, super().held(rounded), self.shape)
+        flat = self.emit(aten.reshape.default, whole, [-1])
         missing = -self.count % self.multiplier.shared
         padded = self.emit(aten.constant_pad_nd.default, flat, [0, missing], 0)
         by = self.multiplier
@@ -84,6 +91,8 @@ class Shrinking(Stream):
     def next(self, integers: fx.Node) -> fx.Node:
         """Return the product, which the next step adds to."""
         by, words = self.multiplier, tensor(integers).shape[-1]
+        if by.n == by.d:
+            return integers
         if self.numbers is None:
             zeros = {"dtype": torch.int64, "device": tensor(integers).device}
             self.numbers = self.emit(aten.full.default, [words], 0, **zeros)
