@@ -12,17 +12,13 @@ from fxmem.plan import Plan, Report
 Plans = list[Plan | None]  # None: a graph of which no plan was made
 
 _plans: deque[Plan | None] = deque(maxlen=256)
-# Of what is being compiled, innermost last: in this thread, for another may compile meanwhile.
-_compiling: ContextVar[tuple[Plans, ...]] = ContextVar("fxmem_compiling", default=())
+# Where plans go: each thread's compilation has its own, until it has succeeded.
+_place: ContextVar[Plans | deque[Plan | None]] = ContextVar("fxmem_place", default=_plans)
 
 
 def record(plan: Plan) -> None:
     """Remember the plan of a graph that is being compiled, or has just been."""
-    _place().append(plan)
-
-
-def _place() -> Plans | deque[Plan | None]:
-    return (_compiling.get() or (_plans,))[-1]
+    _place.get().append(plan)
 
 
 @contextmanager
@@ -35,15 +31,15 @@ def compiling(trains: bool) -> Iterator[None]:
     from torch._dynamo.utils import counters
 
     made: Plans = []
-    outer, hits = _compiling.get(), counters["aot_autograd"]["autograd_cache_hit"]
-    _compiling.set((*outer, made))
+    outer, hits = _place.get(), counters["aot_autograd"]["autograd_cache_hit"]
+    _place.set(made)
     try:
         yield
     finally:
-        _compiling.set(outer)
+        _place.set(outer)
     if trains and not made and counters["aot_autograd"]["autograd_cache_hit"] > hits:
         made.append(None)
-    _place().extend(made)
+    outer.extend(made)
 
 
 def last_report(graphs: int = 1) -> Report:

@@ -1,4 +1,4 @@
-"""fxmem::shrink: a product by a fraction, and the way back; many of them in test_information.py."""
+"""fxmem::shrink: a product by a fraction, and the way back; many of them in test_multiplier.py."""
 
 import pytest
 import torch

@@ -50,6 +50,15 @@ class Multiplier:
         return self.rounds * self.width
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of what is multiplied, words last."""
+        return self.rounds, self.width, -1
+
+    def missing(self, count: int) -> int:
+        """Return how many elements fill the last words up."""
+        return -count % self.shared
+
+    @property
     def radices(self) -> tuple[int, int]:
         """What a push multiplies the number by, and what its pop divides it by."""
         return self.d**self.width, self.n**self.width
@@ -57,8 +66,7 @@ class Multiplier:
     def laid_out(self, v: torch.Tensor) -> torch.Tensor:
         """Return the elements of `v` as int64 [rounds, width, words], zeros filled in."""
         flat = v.reshape(-1).to(torch.int64)
-        padded = torch.nn.functional.pad(flat, (0, -flat.numel() % self.shared))
-        return padded.view(self.rounds, self.width, -1)
+        return torch.nn.functional.pad(flat, (0, self.missing(flat.numel()))).view(self.shape)
 
     def empty(self, v: torch.Tensor) -> Buffer:
         """Return the buffer that nothing has been pushed to, for what `laid_out` gave."""

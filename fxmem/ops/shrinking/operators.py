@@ -17,7 +17,8 @@ from ..native import define, underivable
 # Above the bound that a push needs, and below int64's: products stay positive numbers.
 LARGEST = 2**62
 SPILL = 16
-WIDEST_PUSH, MOST_PUSHES = 2**40, 64
+WIDEST_PUSH = 2**40  # d ** width
+MOST_PUSHES = 64  # into a number by a multiplication
 WHOLE = "integers have no gradient."
 
 
@@ -28,7 +29,8 @@ def shrink(
 
     v is int64 [rounds, width, words]: `rounds` pushes of `width` elements each into `numbers`,
     int64 [words], which are below `bound`, and afterwards below what `shrunk` says. What spilled
-    is int16 [spills, words]. d ** width is at most 2 ** 40.
+    is int16 [spills, words]. Rounds are 1 to 64, d ** width is at most 2 ** 40, or RuntimeError is
+    raised.
     """
     return _shrink(v, numbers, n, d, bound)
 
@@ -73,8 +75,8 @@ def _check(op, v, numbers, n, d, bound):
     checks.require(same, op, "numbers", "on the device of v", numbers.device)
     checks.require(1 <= n <= d, op, "n", f"1 to d, which is {d}", n)
     checks.require(1 <= bound <= LARGEST, op, "bound", "1 to 2^62", bound)
-    wanted = d ** v.size(1) <= WIDEST_PUSH
-    checks.require(wanted, op, "d ** width", "at most 2^40", f"{d} ** {v.size(1)}")
+    fits = d ** v.size(1) <= WIDEST_PUSH
+    checks.require(fits, op, "d ** width", "at most 2^40", f"{d} ** {v.size(1)}")
 
 
 def _shrink_reference(v, numbers, n, d, bound):
@@ -101,8 +103,8 @@ def _unshrink_reference(v, numbers, spilled, n, d, bound):
     size = [shrunk(n, d, width, rounds, bound)[0], v.size(2)]
     if spilled is None and 0 in size:
         spilled = v.new_empty(size, dtype=torch.int16)
+    fits = spilled is not None and list(spilled.shape) == size and spilled.dtype == torch.int16
     got = "None" if spilled is None else f"{list(spilled.shape)} of {spilled.dtype}"
-    fits = got == f"{size} of torch.int16"
     checks.require(fits, "unshrink", "spilled", f"int16 {size}, or None for none", got)
     words, parts = list(spilled.unbind(0)), []
     counts = _spills(n**width, d**width, rounds, bound)[0]

@@ -40,7 +40,7 @@ ADDED = (aten.add.Tensor, aten.sub.Tensor)
 
 def fix(
     graph: fx.Graph, forward: Callable[[], dict[fx.Node, None]], find: Callable[[], list[Chain]]
-) -> tuple[dict[fx.Node, fx.Node], list[str]]:
+) -> tuple[dict[fx.Node, fx.Node], list[Chain], list[str]]:
     """Turn the states of chains of a joint graph into integers, where sums make them.
 
     A state too large for its integers turns the last states, and all gradients, into NaN.
@@ -49,14 +49,15 @@ def fix(
         forward: what the forward computes now, in order.
         find: the chains that it has now: one may begin with what another ends with.
 
-    Returns: what the backward is to read in place of the forward's own, and the refusals.
+    Returns: what the backward is to read in place of the forward's own, the chains that there are
+    then, and the refusals.
     """
     checked: dict[fx.Node, fx.Node] = {}
-    while chain := next(filter(_fits, find()), None):
+    while chain := next(filter(_fits, chains := find()), None):
         checked |= _Fixed(graph, forward(), chain).rewrite()
         stable_topological_sort(graph)
     graph.lint()
-    return checked, [REFUSAL for chain in find() if _has_floats(chain)]
+    return checked, chains, [REFUSAL for chain in chains if _has_floats(chain)]
 
 
 def _has_floats(chain: Chain) -> bool:
@@ -117,7 +118,7 @@ class _Fixed:
             stream = self.streams[link.out]
             with self.graph.inserting_before(link.out):
                 state = integers[link.skip]
-                state = stream.next(state) if link.steps[:-1] else state
+                state = stream.multiplied(state) if link.steps[:-1] else state
                 integers[link.out] = self._added(link.out, place, state, stream)
                 values.append(self._value(link.out, integers[link.out], stream))
             link.out.replace_all_uses_with(values[-1])

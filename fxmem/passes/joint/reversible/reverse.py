@@ -81,12 +81,12 @@ def reverse(
         return None, refusals
     checked: dict[fx.Node, fx.Node] = {}
     if exact:
-        checked, refused = fix(
+        checked, chains, refused = fix(
             joint.graph,
             lambda: _forward(joint.graph, num_outputs),
             lambda: _chains(joint, num_outputs)[0],
         )
-        chains, refusals = _chains(joint, num_outputs)[0], [*refusals, *refused]
+        refusals = [*refusals, *refused]
     if every is None and widen(joint.graph, chains, float64):
         chains = _chains(joint, num_outputs)[0]
     forward = _forward(joint.graph, num_outputs)

@@ -56,10 +56,6 @@ class Stream:
         """Return integers in the shape of the state."""
         return integers
 
-    def next(self, integers: fx.Node) -> fx.Node:
-        """Return what is added to in the next step."""
-        return integers
-
 
 class Shrinking(Stream):
     """Integers of 64 bits, which are multiplied by a fraction first."""
@@ -77,10 +73,9 @@ class Shrinking(Stream):
         """Return rounded floats as integers [rounds, width, words], zeros filled in."""
         whole = self.emit(aten.expand.default, super().held(rounded), self.shape)
         flat = self.emit(aten.reshape.default, whole, [-1])
-        missing = -self.count % self.multiplier.shared
+        missing = self.multiplier.missing(self.count)
         padded = self.emit(aten.constant_pad_nd.default, flat, [0, missing], 0)
-        by = self.multiplier
-        return self.emit(aten.reshape.default, padded, [by.rounds, by.width, -1])
+        return self.emit(aten.reshape.default, padded, list(self.multiplier.shape))
 
     def shaped(self, integers: fx.Node) -> fx.Node:
         """Return integers in the shape of the state."""
@@ -88,7 +83,7 @@ class Shrinking(Stream):
         without = self.emit(aten.slice.Tensor, flat, 0, 0, self.count)
         return self.emit(aten.reshape.default, without, self.shape)
 
-    def next(self, integers: fx.Node) -> fx.Node:
+    def multiplied(self, integers: fx.Node) -> fx.Node:
         """Return the product, which the next step adds to."""
         by, words = self.multiplier, tensor(integers).shape[-1]
         if by.n == by.d:
