@@ -71,7 +71,7 @@ RULES = {
     "remat": Switch(),
     "discrete": Switch(),
     "masks": Switch(),
-    "pool_places": Switch(),
+    "places": Switch(),
     "few_bit": Switch(options={"bits": CODE_BITS}),
     # Bits of queries, keys and values: more where attention is sharper than at initialisation.
     "encode": Switch(options={"attention": range(2, 9)}),

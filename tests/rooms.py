@@ -20,7 +20,7 @@ PAIR_TOOLS = tuple(
         *("masked", "ranges", "unbounded", "codable", "companions"),
     )
 )
-TOOLS = ("torch", "fxmem.passes.graph", *DECISIONS)
+TOOLS = ("torch", "fxmem.passes.graph", "fxmem.passes.bits", *DECISIONS)
 RULE = Room((*TOOLS, "fxmem.passes.rule", *PAIR_TOOLS, "fxmem.activations", "fxmem.ops"))
 FORWARD_TOOLS = tuple(
     f"fxmem.passes.forward.{name}"
@@ -66,6 +66,7 @@ ROOMS = {
     "fxmem.activations": Room(("sympy", "numpy", "fxmem.activations")),
     "fxmem.ops": Room(("torch", "fxmem.ops", "fxmem.activations"), never=("torch.fx",)),
     "fxmem.passes": Room(("fxmem.passes",)),
+    "fxmem.passes.bits": Room(("torch", "fxmem.ops", "fxmem.passes.graph")),
     "fxmem.passes.graph": Room(("torch", "fxmem.plan")),
     "fxmem.passes.paths": Room(("torch",)),
     "fxmem.passes.registry": Room(("fxmem.passes.pair",)),

@@ -16,13 +16,12 @@ from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
 
 from fxmem.ops import shrunk
-from fxmem.passes.graph import EXACT, aten, emit, tensor
+from fxmem.passes.bits import pack, unpack
+from fxmem.passes.graph import EXACT, emit, tensor
 from fxmem.passes.joint.reversible.steps import Emit, Of, Step
 
-prims = torch.ops.prims
 SHRINK, UNSHRINK = torch.ops.fxmem.shrink.default, torch.ops.fxmem.unshrink.default
 LOST = "fxmem_lost"  # in the meta of numbers: what they come back as, or their packed bytes
-BYTE = 8
 
 
 def shrinking(node: fx.Node) -> Iterator[Step]:
@@ -83,21 +82,15 @@ def _bits(call: fx.Node) -> int:
 
 
 def _packed(numbers: fx.Node, bits: int) -> list[fx.Node]:
-    """Pack numbers byte by byte, and keep that."""
+    """Pack numbers, and keep that."""
     new: list[fx.Node] = []
 
     def emitted(*args: Any) -> fx.Node:
         new.append(emit(numbers.graph, *args, like=numbers))
         return new[-1]
 
-    numbers.meta[LOST] = parts = []
     with numbers.graph.inserting_before(numbers.next):
-        for shift in range(0, bits, BYTE):
-            low = emitted(aten.bitwise_right_shift.Tensor_Scalar, numbers, shift)
-            low = emitted(aten.bitwise_and.Scalar, low, 2**BYTE - 1)
-            low = emitted(prims.convert_element_type.default, low, torch.uint8)
-            packed = emitted(torch.ops.fxmem.pack.default, low, min(bits - shift, BYTE))
-            parts.append(_kept(packed))
+        numbers.meta[LOST] = [_kept(stream) for stream in pack(emitted, numbers, bits)]
     return new
 
 
@@ -107,15 +100,7 @@ def _after(emitted: Emit, call: fx.Node) -> fx.Node:
     lost = numbers.meta.get(LOST, numbers)
     if isinstance(lost, fx.Node):
         return lost
-    size, bits = list(tensor(numbers).shape), _bits(call)
-    found = None
-    for i, packed in enumerate(lost):
-        how = (size, [1], min(bits - BYTE * i, BYTE), torch.uint8)
-        part = emitted(torch.ops.fxmem.unpack.default, packed, *how)
-        part = emitted(prims.convert_element_type.default, part, torch.int64)
-        part = emitted(aten.bitwise_left_shift.Tensor_Scalar, part, BYTE * i)
-        found = part if found is None else emitted(aten.bitwise_or.Tensor, found, part)
-    return found
+    return unpack(emitted, lost, _bits(call), list(tensor(numbers).shape), [1], torch.int64)
 
 
 def _kept(node: fx.Node) -> fx.Node:

@@ -28,9 +28,7 @@ def entry(g):
 def test_bits(kernel, bits):
     g = partitioned(lambda x, w: pooled(x, w, kernel), *inputs(33), policy=BITS)
     found = entry(g)
-    assert (
-        found.rule == "pool_places" and found.action == f"{bits} bit{'s' * (bits > 1)} an element"
-    )
+    assert found.rule == "places" and found.action == f"{bits} bit{'s' * (bits > 1)} an element"
     assert found.nbytes == -(-found.residual.nbytes * bits // 8) and found.guarantee == "exact"
     (kept,) = (n for n in g.kept if n.name.endswith("_bits"))
     assert kept.meta["val"].dtype == torch.uint8 and kept.meta["val"].numel() == found.nbytes
@@ -46,7 +44,7 @@ def test_gradient_is_that_of_the_places(kernel, options, layout):
         return pooled(x, w, kernel, **options)
 
     packed = gradients(f, x, w, policy=BITS)
-    plain = gradients(f, x, w, policy={"rules": {"pool_places": False}})
+    plain = gradients(f, x, w, policy={"rules": {"places": False}})
     assert all(torch.equal(a, b) for a, b in zip(packed, plain, strict=True))
     for found, wanted in zip(packed, gradients(f, x, w), strict=True):
         torch.testing.assert_close(found, wanted)
@@ -74,7 +72,7 @@ def test_sizes_that_are_not_known(options):
     torch.testing.assert_close(trained(compiled(backend)), trained(compiled(plain)))
     assert len(backend.pairs) == plain.frame_count
     for graph in backend.pairs:
-        assert entry(graph).rule == "pool_places" and entry(graph).action == "4 bits an element"
+        assert entry(graph).rule == "places" and entry(graph).action == "4 bits an element"
 
 
 def test_three_dimensions():
@@ -85,8 +83,6 @@ def test_three_dimensions():
 
 def test_refusals():
     small = partitioned(pooled, *inputs())
-    assert entry(small).why.endswith("pool_places: smaller than min_bytes=65536")
-    forbidden = {"rules": {"pool_places": False}, **BITS}
-    assert (
-        "rules forbid 'pool_places'" in entry(partitioned(pooled, *inputs(), policy=forbidden)).why
-    )
+    assert entry(small).why.endswith("places: smaller than min_bytes=65536")
+    forbidden = {"rules": {"places": False}, **BITS}
+    assert "rules forbid 'places'" in entry(partitioned(pooled, *inputs(), policy=forbidden)).why
