@@ -21,7 +21,6 @@ from fxmem.passes.graph import copied, regions
 from fxmem.passes.joint.codes import join_codes, recomputable, split_codes
 from fxmem.passes.joint.copies import COPIES, recompute_copies
 from fxmem.passes.joint.cut import budget_of, cut
-from fxmem.passes.joint.frozen import forget_frozen
 from fxmem.passes.joint.overwritten import keep_overwritten
 from fxmem.passes.joint.parameters import static_inputs
 from fxmem.passes.joint.regions import keep_region_outputs
@@ -30,6 +29,7 @@ from fxmem.passes.joint.seeds import keep_seeds, recompute_random
 from fxmem.passes.joint.sketches.priced import with_sketches
 from fxmem.passes.joint.sketches.rewrite import release
 from fxmem.passes.joint.sketches.shared import share_sketches
+from fxmem.passes.joint.unread import forget_unread
 from fxmem.passes.pair.differences import hoist_differences
 from fxmem.passes.pair.discrete import hoist_discrete
 from fxmem.passes.pair.expand import expand
@@ -95,7 +95,7 @@ class Partitioner(CustomPartitionerFn):
         kwargs["static_lifetime_input_indices"] = static
         keep_overwritten(gm)
         keep_seeds(gm)
-        forget_frozen(gm)
+        forget_unread(gm)
         share_sketches(gm)
         if self.policy.allows("seeds"):
             recompute_random(gm)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from expecttest import TestCase
 from torch import library
+from torch.nn import functional as F
 
 from .tools import gradients, leaf, partitioned
 
@@ -181,3 +182,20 @@ def test_rule_forbidden():
     policy = {**BITS, "rules": {"masks": False}}
     g = partitioned(rectified, leaf(8, 16), leaf(16, 16), policy=policy)
     assert (g.forward.ops["fxmem.pack"], g.why) == (0, ["rules forbid 'masks'"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("drop", [F.alpha_dropout, F.dropout2d])
+def test_floats_that_are_drawn_to_be_zero_or_one(drop, dtype):
+    def f(x, w):
+        return drop((x @ w).view(2, 3, 8, 1), 0.5, training=True)
+
+    given = [t.detach().to(dtype).requires_grad_() for t in (leaf(6, 16), leaf(16, 8))]
+    g = partitioned(f, *given, policy=BITS)
+    (mask,) = (e for e in g.plan.entries if e.residual.op == "aten.bernoulli")
+    assert mask.nbytes == -(-mask.residual.nbytes // (8 * dtype.itemsize))
+    results = []
+    for policy in (BITS, {"rules": {"masks": False}}):
+        torch.manual_seed(0)
+        results.append(gradients(f, *given, policy=policy))
+    assert all(map(torch.equal, *results))
