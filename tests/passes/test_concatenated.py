@@ -1,5 +1,6 @@
 """Concatenations are recomputed from their parts, and the cut is tried two ways."""
 
+import pytest
 import torch
 from expecttest import TestCase
 from torch import nn
@@ -135,3 +136,27 @@ def test_rotary_embeddings_are_made_again_in_every_layer():
         return partitioned(f, leaf(2, 64, 16), angles.cos(), angles.sin(), *ws).plan.after
 
     assert kept(4) == 2 * kept(2)
+
+
+COPIED = {
+    "reversed": lambda h: h.flip(0),
+    "repeated": lambda h: h.repeat(2, 1),
+    "with a row replaced": lambda h: h.select_scatter(torch.zeros(16), 0, 3),
+    "windows": lambda h: h.unfold(0, 4, 2).reshape(-1, 16),
+    "circularly padded": lambda h: F.pad(h.view(8, 4, 4, 4), (4,) * 4, mode="circular").view(
+        -1, 16
+    ),
+    "rolled": lambda h: h.roll(3, 0),
+}
+
+
+@pytest.mark.parametrize("copy", COPIED.values(), ids=COPIED)
+def test_a_copy_is_made_again_of_what_is_kept_anyway(copy):
+    def f(x, w):
+        h = x @ w
+        return (h @ w).sum() + (copy(h) @ w).sum()
+
+    given = leaf(32, 16), leaf(16, 16)
+    assert partitioned(f, *given).kept_set == f"aten.mm float32[32, 16] 2048 -> 2048: {EXACT}"
+    for a, b in zip(gradients(f, *given, policy={}), gradients(f, *given), strict=True):
+        torch.testing.assert_close(a, b)

@@ -18,7 +18,10 @@ CASTS = (torch.ops.prims.convert_element_type.default, aten._to_copy.default)
 FACTORS = (aten.mul.Tensor, aten.div.Tensor)
 PRODUCTS = (aten.mm.default, aten.bmm.default, aten.convolution_backward.default)
 # Copies that are not on torch's list of what may be recomputed.
-COPIES = {aten.cat, aten.constant_pad_nd, aten.slice_scatter, aten._unsafe_index, aten.embedding}
+COPIES = {
+    *(aten.cat, aten.constant_pad_nd, aten.slice_scatter, aten._unsafe_index, aten.embedding),
+    *(aten.select_scatter, aten.copy, aten.repeat, aten.unfold, torch.ops.prims.rev),
+}
 
 
 def recompute_copies(joint: fx.GraphModule) -> None:
