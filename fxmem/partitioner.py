@@ -35,7 +35,8 @@ from fxmem.passes.pair.discrete import hoist_discrete
 from fxmem.passes.pair.expand import expand
 from fxmem.passes.pair.graphs import Pair
 from fxmem.passes.pair.hoist import moved
-from fxmem.passes.pair.probabilities import keep_probabilities
+from fxmem.passes.pair.normalised import keep_normalised
+from fxmem.passes.pair.results import keep_results
 from fxmem.passes.pair.waves import hoist_waves
 from fxmem.passes.registry import RULES
 from fxmem.plan import Plan, Report
@@ -187,13 +188,14 @@ class Partitioner(CustomPartitionerFn):
         pair = Pair(*halves, outputs, _static(halves[0], **kwargs))
         keep_sources(pair)
         if self.policy.allows("remat"):
-            keep_probabilities(pair, self.policy)
+            keep_results(pair, self.policy)
         if self.policy.lossy:
             hoist_differences(pair, self.policy)
         if self.policy.allows("discrete"):
             hoist_discrete(pair, self.policy)
         if self.policy.lossy:
             hoist_waves(pair, self.policy)
+            keep_normalised(pair, self.policy)
         for half in halves:
             join_codes(half)
         return Candidate(pair, [*notes, *refused], rule.plan(pair, self.policy, RULES))

@@ -103,7 +103,7 @@ class Cones:
         """Return the first value in the forward of which alone, and of constants, this is made."""
         source, made_of = node, {node}
         # What comes last in the graph cannot be what the rest is made of.
-        while made_of and _is_pointwise(latest := max(made_of)):
+        while made_of and is_pointwise(latest := max(made_of)):
             made_of.remove(latest)
             made_of.update(n for n in latest.all_input_nodes if n not in self.constants)
             source = next(iter(made_of)) if len(made_of) == 1 else source
@@ -124,7 +124,7 @@ class Cones:
 
         def admit(node: fx.Node) -> bool:
             known = all(n in found or n in self.constants for n in node.all_input_nodes)
-            if known and _is_pointwise(node) and shape(node) in map(shape, start):
+            if known and is_pointwise(node) and shape(node) in map(shape, start):
                 found.add(node)
             return node in found
 
@@ -154,7 +154,7 @@ def _constants(graph: fx.Graph) -> set[fx.Node]:
     """Return what is the same single number on every call."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
-        literal = node.target in LITERALS or (node.all_input_nodes and _is_pointwise(node))
+        literal = node.target in LITERALS or (node.all_input_nodes and is_pointwise(node))
         if (literal or _is_number(node)) and found.issuperset(node.all_input_nodes):
             found.add(node)
     return found
@@ -169,7 +169,8 @@ def _is_number(node: fx.Node) -> bool:
     return node.op == "get_attr" and tensor(node) is not None and tensor(node).numel() == 1
 
 
-def _is_pointwise(node: fx.Node) -> bool:
+def is_pointwise(node: fx.Node) -> bool:
+    """Whether each element is a function of one of each argument, and none is drawn."""
     tags = getattr(node.target, "tags", ())
     drawn = torch.Tag.nondeterministic_seeded in tags
     return node.target in CASTS or (torch.Tag.pointwise in tags and not drawn)

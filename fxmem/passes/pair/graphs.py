@@ -119,6 +119,7 @@ class Pair:
 
         The members' placeholders stay, for the caller to replace and erase.
         """
+        self.__dict__.pop("activations", None)  # the forward has grown
         keep_unchecked = all(map(unchecked, members))
         for value in values:
             value.meta["saved_tensor_with_no_vc_check"] = keep_unchecked

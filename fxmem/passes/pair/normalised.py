@@ -1,0 +1,182 @@
+"""What a norm reads is kept normalised, where a group of codes would hold parts of several norms.
+
+A norm divides each row, or channel, by its own deviation, and with it the error of a code, whose
+scale is that of the largest in its group. Where a row is no multiple of a group, or channels lie
+innermost in memory, a group holds parts of many: of 64 channels whose deviations are log-normal
+(sigma 1) the gradient through a batch norm is 13 % off with 8 bits, of normalised ones .4 %. The
+backward makes the value of it again, by the statistics that it reads anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+from torch import fx
+
+from fxmem.compat import hint
+from fxmem.ops import layout
+from fxmem.passes.bits import cast
+from fxmem.passes.graph import ancestors, aten, emit, is_view, numel, op_name, tensor
+from fxmem.passes.pair.allocate import EVEN_GROUP
+from fxmem.passes.pair.codable import refusals
+from fxmem.passes.pair.graphs import Pair, Storage, size_arguments
+from fxmem.passes.pair.rewrite import Sizes, is_dense, substitute
+from fxmem.passes.pair.sensitivity import CASTS
+from fxmem.policy import Policy
+
+FACTORS = (aten.rsqrt.default, aten.reciprocal.default)  # never zero
+
+
+@dataclass(frozen=True)
+class Norm:
+    """out = (x - mean) * scale, or over scale; x is a value as the norm reads it."""
+
+    x: fx.Node
+    mean: fx.Node | None
+    scale: fx.Node
+    out: fx.Node
+
+
+def keep_normalised(pair: Pair, policy: Policy) -> None:
+    """Keep what norms make of the values that would be encoded in groups of more than one."""
+    if not (policy.lossy and policy.allows("encode")):
+        return
+    refusal, group, found = refusals(pair, policy), policy.group or EVEN_GROUP, False
+    for storage in pair.storages():
+        if refusal(storage) is None and _is_whole(storage):
+            norm = next((n for n in _norms(storage.owner) if _mixes(n, group)), None)
+            if norm is not None and pair.knows_sizes(replace(storage, views=(norm.x,))):
+                found = True
+                _keep(pair, storage, norm)
+    if found:
+        pair.prune()
+
+
+def _is_whole(storage: Storage) -> bool:
+    size = numel(storage.owner)
+    return is_dense(tensor(storage.owner)) and all(numel(v) == size for v in storage.views)
+
+
+def _norms(value: fx.Node) -> Iterator[Norm]:
+    """Yield the norms that read a value, all of it, through views and casts."""
+    pending = [value]
+    for x in pending:
+        for user in x.users:
+            if is_view(user) or op_name(user) in CASTS:
+                pending += [user] if numel(user) == numel(value) else []
+            elif user.target is aten.sub.Tensor and user.args[0] is x:
+                yield from _found(_scaled(x, user, reader) for reader in user.users)
+            else:
+                yield from (n for n in _found([_scaled(x, None, user)]) if _is_own(n))
+
+
+def _found(norms: Iterable[Norm | None]) -> Iterator[Norm]:
+    """Yield those whose statistics are known in the forward alone, and broadcast."""
+    for norm in norms:
+        if norm is not None and is_dense(tensor(norm.x)):
+            if all(_is_statistic(n, norm.x) for n in (norm.mean, norm.scale) if n is not None):
+                yield norm
+
+
+def _is_own(norm: Norm) -> bool:
+    """Whether a factor is a statistic of what it scales."""
+    return norm.x in ancestors([norm.scale], lambda n: n is norm.x)
+
+
+def _scaled(x: fx.Node, centred: fx.Node | None, out: fx.Node) -> Norm | None:
+    """Return the norm whose result is `out`, None where that is something else."""
+    whole = x if centred is None else centred
+    if out.target is aten.mul.Tensor:
+        others = [n for n in out.args if n is not whole]
+        scale = _narrow(others[0]) if len(others) == 1 else None
+        if not isinstance(scale, fx.Node) or _source(scale).target not in FACTORS:
+            return None
+    elif out.target is aten.div.Tensor and out.args[0] is whole:
+        scale = _narrow(out.args[1])
+    else:
+        return None
+    return Norm(x, None if centred is None else _narrow(centred.args[1]), scale, out)
+
+
+def _narrow(statistic: fx.Node | float) -> fx.Node | float:
+    """Return what has been expanded to the size of what it scales."""
+    while isinstance(statistic, fx.Node) and statistic.target is aten.expand.default:
+        statistic = statistic.args[0]
+    return statistic
+
+
+def _source(node: fx.Node) -> fx.Node:
+    while is_view(node) or op_name(node) in CASTS:
+        node = node.args[0]
+    return node
+
+
+def _is_statistic(node: fx.Node | float, x: fx.Node) -> bool:
+    """Whether a tensor has one element for many of another's, and is broadcast to it."""
+    value = tensor(node)
+    if value is None or node.op != "call_function" or value.dim() > tensor(x).dim():
+        return False
+    return 1 < (numel(node) or 0) < (numel(x) or 0)
+
+
+def _mixes(norm: Norm, group: int) -> bool:
+    """Whether what one statistic is of does not fill whole groups in memory."""
+    value, scale = tensor(norm.x), tensor(norm.scale)
+    missing = value.dim() - scale.dim()
+    run = 1
+    for d in reversed(layout.outermost_first(value.shape, value.stride())):
+        size = hint(value.shape[d]) or 1
+        if d >= missing and size > 1 and hint(scale.shape[d - missing]) != 1:
+            return run % group > 0
+        run *= size
+    return False
+
+
+def _keep(pair: Pair, storage: Storage, norm: Norm) -> None:
+    """Keep what the norm makes in place of what it reads."""
+    source, x, made = storage.owner, tensor(norm.x), tensor(norm.out).dtype
+    value, order = tensor(source), layout.outermost_first(x.shape, x.stride())
+    scale, mean = (_taken(pair, n) for n in (norm.scale, norm.mean))
+    undo = aten.div.Tensor if norm.out.target is aten.mul.Tensor else aten.mul.Tensor
+
+    def encode(graph: fx.Graph, _: fx.Node) -> list[fx.Node]:
+        with graph.inserting_before(norm.out.next):
+            emitted = partial(emit, graph, like=source)
+            out = norm.out if made == value.dtype else emitted(cast, norm.out, value.dtype)
+            return [_flat(emitted, out, order)]
+
+    def decode(graph: fx.Graph, kept: list[fx.Node], sizes: Sizes, strides: Sizes) -> fx.Node:
+        emitted = partial(emit, graph, like=source)
+        found = _laid_out(emitted, kept[0], size_arguments(graph, x.shape), order)
+        found = found if made == value.dtype else emitted(cast, found, made)
+        found = emitted(undo, found, scale)
+        found = found if mean is None else emitted(aten.add.Tensor, found, mean)
+        found = found if made == value.dtype else emitted(cast, found, value.dtype)
+        if norm.x is source:
+            return found
+        own = layout.outermost_first(value.shape, value.stride())
+        return _laid_out(emitted, _flat(emitted, found, order), sizes, own)
+
+    substitute(pair, source, storage.views, encode, decode)
+
+
+def _flat(emitted: Callable[..., fx.Node], x: fx.Node, order: list[int]) -> fx.Node:
+    """Return the elements of what lies in memory in this order of its dimensions."""
+    return emitted(aten.reshape.default, emitted(aten.permute.default, x, order), [-1])
+
+
+def _laid_out(
+    emitted: Callable[..., fx.Node], flat: fx.Node, sizes: Sizes, order: list[int]
+) -> fx.Node:
+    """Return flat elements with these sizes, in this order of dimensions in memory."""
+    found = emitted(aten.reshape.default, flat, [sizes[d] for d in order])
+    return emitted(aten.permute.default, found, [order.index(d) for d in range(len(order))])
+
+
+def _taken(pair: Pair, statistic: fx.Node | None) -> fx.Node | None:
+    """Return a statistic in the backward, which is given it if it was not."""
+    if statistic is None:
+        return None
+    return pair.taken(statistic.name) if statistic in pair.saved else pair.keep(statistic)
