@@ -100,12 +100,25 @@ class Held:
         if self._done is not None:
             grad, before = self._done
             self.parameter.grad = grad.copy_(before)
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of what was set aside."""
         self._done = None
+
+    def check_dense(self) -> None:
+        """Raise RuntimeError for a gradient that the rule cannot be applied to."""
+        grad = self.parameter.grad
+        if grad is not None and grad.layout is not torch.strided and self.treatment.has_rule:
+            raise RuntimeError(
+                f"{self.site.name} has a sparse gradient, and the method's rule is for a dense one:"
+                " make the module without sparse=True, or leave its weight real by a rule of None"
+            )
 
     @torch.no_grad()
     def apply_rule(self) -> None:
         """Turn the quantized weight's gradient into the master's."""
-        grad, done, self._done = self.parameter.grad, self._done, None
+        grad, done = self.parameter.grad, self._done
         if grad is None or not self.treatment.has_rule:
             return
         new = self.treatment.gradient(whole(grad), whole(self.master))

@@ -28,7 +28,7 @@ class ExternalWeightManager:
     `clip()`; a call out of order raises OrderError. `with manager:` does the first and the fourth.
     Several forwards and backwards, each with its own quantize and restore or not, may go before a
     step: their gradients add up. Clip a gradient's norm after `restore`. With `optimizer`, its
-    hooks do it all: weights are quantized from now on but for the time of `step`.
+    `step` does it all: weights are quantized from now on but for the time of it, if it raises, too.
 
     A weight that is tied is quantized once. `state_dict` and deep copies of the model have the
     masters at all times, and `load_state_dict` loads them; a state_dict shares its memory with the
@@ -102,12 +102,24 @@ class ExternalWeightManager:
             raise
 
     def restore(self) -> None:
-        """Put the masters back, and turn the gradients into theirs."""
+        """Put the masters back, and turn the gradients into theirs.
+
+        Raises RuntimeError for a weight that is another one now, and for a sparse gradient where
+        the method has a rule for it.
+        """
         check("restore()", self.state)
         self._put_back(State.RESTORED)
-        self._check_unchanged()
+        try:
+            self._check_unchanged()
+            for held in self.held:
+                held.check_dense()
+            for held in self.held:
+                held.apply_rule()
+        except BaseException:
+            self._abandon()
+            raise
         for held in self.held:
-            held.apply_rule()
+            held.forget()
 
     def clip(self) -> None:
         """Do what the method wants after a step: clip the masters, put them on their grid."""
