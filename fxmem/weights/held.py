@@ -128,8 +128,8 @@ class Held:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """What the method wants after a step."""
-        if self.treatment.follows_steps:
+        """What the method wants after a step, which frozen weights have not made."""
+        if self.treatment.follows_steps and self.parameter.requires_grad:
             new = self.treatment.finished(whole(self.parameter), whole(self.master))
             self.write(_laid_out(new, self.parameter))
 

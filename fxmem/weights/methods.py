@@ -24,8 +24,8 @@ class Treatment:
     """What is done to one weight.
 
     Attributes:
-        quantize: a Quantizer, whose gradient rule is applied, or any function of the weight, whose
-            gradient passes straight through.
+        quantize: a Quantizer, whose gradient rule is applied, or any function of a copy of the
+            weight, whose gradient passes straight through.
         project: applied to a copy of the master before it is quantized.
         finish: applied to the master after each step, BinaryConnect's clip for one.
         update_scale: each step's change of the master is multiplied by it, before `finish`.
@@ -69,8 +69,11 @@ class Treatment:
         return self.quantize.gradient(grad, self.projected(w)) if self.has_rule else grad
 
     def projected(self, w: torch.Tensor) -> torch.Tensor:
-        """What is quantized."""
-        return self.project(w) if self.project else w
+        """What is quantized: a copy, but where all that reads it is known not to write into it."""
+        if self.project:
+            return self.project(w if self.project is centred else w.clone())
+        ours = type(self.quantize).__module__.startswith("fxmem.quantizers.")
+        return w if ours else w.clone()
 
     def finished(self, w: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """The master after a step, given it as it was before."""

@@ -1,6 +1,7 @@
-"""What else touches a managed model: copies, averages, inference mode, casts, new parameters."""
+"""What else touches a managed model: copies, averages, casts, new parameters, in-place functions."""
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -8,8 +9,8 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fxmem.quantizers import Binary
-from fxmem.weights import ExternalWeightManager
+from fxmem.quantizers import Binary, Quantizer
+from fxmem.weights import ExternalWeightManager, Treatment
 
 from .samples import X, model, run, weights
 
@@ -147,3 +148,57 @@ def test_a_method_that_returns_no_tensor():
         with pytest.raises(TypeError, match=r"^0\.weight: the method returns no tensor; got None$"):
             call()
     assert same(weights(net), before)
+
+
+@dataclass(frozen=True)
+class InPlace(Quantizer):
+    """A user's own, which writes into what it is given."""
+
+    grid, bits, signed, straight = "sign", 1, False, False
+
+    def encode(self, x, generator=None):
+        return x.ge_(0), x.new_ones(())
+
+    def gradient(self, grad, x):
+        return x.mul_(grad)
+
+
+IN_PLACE = [
+    *((torch.Tensor.sign_, {}), (Treatment(torch.Tensor.sign_), {}), (InPlace(), {})),
+    *(("xnor", {"project": torch.Tensor.neg_}), (torch.abs, {"project": torch.Tensor.neg_})),
+]
+
+
+@pytest.mark.parametrize(("method", "options"), IN_PLACE)
+def test_functions_that_write_into_the_weight_leave_the_masters(method, options):
+    net = model()
+    before = weights(net)
+    manager = ExternalWeightManager(net, method, exempt=(), **options)
+    manager.export()
+    with manager.evaluate():
+        pass
+    with manager.evaluate("sampled"):
+        pass
+    assert all(map(torch.equal, weights(net), before))
+    with manager:
+        manager.export()
+        assert not any(map(torch.equal, weights(net), before))
+        run(net)
+    assert all(map(torch.equal, weights(net), before))
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("binaryconnect", {"scale": 0.01}), ("binarynet", {"lr_scale": True}), ("wageubn", {})],
+)
+def test_frozen_weights_stay_what_they_are(method, options):
+    net = model()
+    net[2].weight.requires_grad_(False).mul_(100)
+    before = weights(net)
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    manager = ExternalWeightManager(net, method, optimizer=optimizer, exempt=(), **options)
+    for _ in range(2):
+        run(net)
+        optimizer.step()
+    manager.remove()
+    assert list(map(torch.equal, weights(net), before)) == [False, True, False]
