@@ -84,7 +84,11 @@ class ExternalWeightManager:
         hooks = [Hooks(self, held, place) for held in self.held for place in held.site.places]
         self._handles += [handle for hook in hooks for handle in hook.handles]
         if optimizer is not None:
-            self._begin()
+            try:
+                self.quantize()
+            except BaseException:
+                self.remove()
+                raise
 
     def quantize(self) -> None:
         """Put quantized weights in the masters' place; again, draw afresh from the masters."""
@@ -212,16 +216,12 @@ class ExternalWeightManager:
         lines.append(f"weights quantized: {len(lines)}; their masters take {extra:,} bytes more")
         return "\n".join(lines)
 
-    def _begin(self) -> None:
-        try:
-            self.quantize()
-        except BaseException:
-            self.remove()
-            raise
+    def __getstate__(self) -> dict:
+        raise TypeError("a manager cannot be copied or pickled: make one of the model's copy")
 
     def _check_unchanged(self) -> None:
         for held in self.held:
-            check_unchanged(held.site)
+            check_unchanged(held.site, self.model)
 
     def _keep_masters(self) -> None:
         self._check_unchanged()

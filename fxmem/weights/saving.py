@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 
 class Hooks:
-    """The hooks of one weight on one module that holds it.
-
-    A deep copy of the model shares them, and they leave it alone: its parameters are others, and
-    masters.
-    """
+    """The hooks of one weight on one module that holds it; of no manager in a copy of the model."""
 
     def __init__(self, manager: ExternalWeightManager, held: Held, place: Place):
         self._manager, self._held = manager, held
@@ -34,20 +30,30 @@ class Hooks:
 
     def __deepcopy__(self, memo: dict) -> Hooks:
         """Have the master in the copy: a module's parameters are copied before its hooks are."""
-        parameter, manager = self._held.parameter, self._manager
-        copied = memo.get(id(parameter), parameter)
-        if copied is not parameter and manager.state in CHANGED:
+        manager, held = self._manager, self._held
+        if manager is None:
+            return self
+        copied = memo.get(id(held.parameter))
+        if copied is held.parameter:  # the copy is to share it
+            return self
+        if copied is not None and manager.state in CHANGED:
             with torch.no_grad():
-                copied.copy_(manager.master_of(self._held))
-        return self
+                copied.copy_(manager.master_of(held))
+        inert = object.__new__(Hooks)
+        vars(inert).update(vars(self), _manager=None, _held=None, handles=())
+        return inert
 
-    def __reduce__(self):
-        raise RuntimeError(
-            "a model whose weights are managed cannot be pickled: save its state_dict(), which has "
-            "the masters, manager.export(), or call manager.remove() first"
-        )
+    def __getstate__(self) -> dict:
+        if self._manager is not None:
+            raise RuntimeError(
+                "a model whose weights are managed cannot be pickled: save its state_dict(), which "
+                "has the masters, manager.export(), or call manager.remove() first"
+            )
+        return vars(self)
 
     def _manages(self, module: nn.Module) -> ExternalWeightManager | None:
+        if self._manager is None:
+            return None
         own = getattr(module, self._attribute, None) is self._held.parameter
         return self._manager if own else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -76,13 +77,22 @@ def _is_layer(place: Place) -> bool:
     return place.attribute == "weight" and isinstance(place.module, LAYERS)
 
 
-def check_unchanged(site: Site) -> None:
-    """Raise RuntimeError if the model no longer holds the parameter that it did."""
+def check_unchanged(site: Site, model: nn.Module) -> None:
+    """Raise RuntimeError if the model no longer holds the parameter where it did.
+
+    A module that was wrapped since may hold it elsewhere.
+    """
     for place in site.places:
-        if getattr(place.module, place.attribute, None) is not site.parameter:
+        names = place.path.split(".") if place.path else []
+        module = functools.reduce(lambda outer, name: getattr(outer, name, None), names, model)
+        found = getattr(module, place.attribute, None)
+        if found is site.parameter:
+            continue
+        if found is not None or all(p is not site.parameter for p in model.parameters()):
             raise RuntimeError(
-                f"{place.name} is another parameter than when the manager was made (fully_shard and"
-                " load_state_dict(assign=True) replace them): make the manager afterwards"
+                f"{place.name} is another parameter than when the manager was made, or is gone (a "
+                "new layer, fully_shard and load_state_dict(assign=True) replace them): call "
+                "remove(), and make the manager afterwards"
             )
 
 
