@@ -103,13 +103,14 @@ class XnorWeight(Quantizer):
 
     def gradient(self, grad, x):
         g, w = widened(grad), widened(x)
-        count = max(w.numel(), 1) / max(w.size(self.filters), 1)
+        dims = [d for d in range(w.dim()) if d != self.filters]
+        count = max(math.prod([w.shape[d] for d in dims]), 1)
         slope = (w.abs() <= 1) * mean_magnitude(w, self.filters)
         if not self.exact:
             return slope.add_(1 / count).mul_(g).to(grad.dtype)
         sign = torch.where(w >= 0, 1.0, -1.0).to(w.dtype)
-        dims = [d for d in range(w.dim()) if d != self.filters]
-        through_alpha = (g * sign).sum(dims, keepdim=True) / count
+        through = g * sign
+        through_alpha = (through.sum(dims, keepdim=True) if dims else through) / count
         return (slope * g).addcmul_(sign, through_alpha).to(grad.dtype)
 
 

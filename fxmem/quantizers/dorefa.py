@@ -62,7 +62,7 @@ class WeightLevels(Quantizer):
         at_top = torch.where(t.abs() == top, unit, 0)
         through_top = (g * unit).sum() / at_top.count_nonzero().clamp(min=1)
         slope = g.addcmul(at_top, through_top, value=-1).div_(top)
-        return slope.mul_(1 - t.square_()).to(grad.dtype)
+        return slope.mul_(t.square().neg_().add_(1)).to(grad.dtype)
 
 
 def weight(bits: int) -> Quantizer:

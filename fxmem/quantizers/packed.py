@@ -87,7 +87,10 @@ class Packed:
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Packed:
-        """The inverse of `to_dict`. Raises ValueError for a grid that is unknown."""
+        """The inverse of `to_dict`. Raises ValueError for anything else, and an unknown grid."""
+        wanted = {field.name for field in fields(cls)}
+        if not isinstance(state, Mapping) or state.keys() != wanted:
+            raise ValueError(f"a packed tensor has {', '.join(sorted(wanted))}; got {state!r:.99}")
         if state["grid"] not in GRIDS:
             raise ValueError(f"grid must be one of {', '.join(GRIDS)}; got {state['grid']!r}")
         return cls(**state)

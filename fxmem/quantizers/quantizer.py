@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 
 from fxmem import ops
-from fxmem.ops.eager import returned
+from fxmem.ops.eager import is_transformed, returned
 from fxmem.ops.second import undifferentiable
+from fxmem.ops.transforms import refuse
 
 from .packed import GRIDS, Packed, Scale
 from .rounding import widened
@@ -70,6 +71,9 @@ class Quantizer:
         Compiled by torch 2.11, a quantizer that is made within what is compiled must be asked by
         this name: Dynamo hashes an object before it calls it, and this one has no fields yet.
         """
+        refuse_func(type(self).__name__, x)
+        if is_transformed():  # as a constant, or by torch.vmap alone
+            return self.value(x, generator)
         return _Quantize.apply(x, self, generator)
 
     __call__ = quantize
@@ -105,7 +109,8 @@ def quantize_gradient(
 
     Put behind a layer it quantizes the layer's error, before a weight the weight's gradient.
     """
-    return _QuantizeGradient.apply(x, quantizer, generator)
+    refuse_func("quantize_gradient", x)
+    return x if is_transformed() else _QuantizeGradient.apply(x, quantizer, generator)
 
 
 class _QuantizeGradient(torch.autograd.Function):
@@ -117,6 +122,16 @@ class _QuantizeGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         return undifferentiable(ctx.quantizer.value, SECOND, grad, ctx.generator), None, None
+
+
+def refuse_func(name: str, *tensors: torch.Tensor) -> None:
+    """Raise where torch.func or forward mode would differentiate a call that is not compiled."""
+    if not torch.compiler.is_compiling():
+        refuse(
+            f"{name} is differentiated by backward() and torch.autograd.grad alone, neither in "
+            "forward mode nor by torch.func",
+            tensors,
+        )
 
 
 def check_bits(name: str, bits: int, low: int, high: int) -> None:

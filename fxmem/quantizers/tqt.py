@@ -10,10 +10,10 @@ import math
 
 import torch
 
-from fxmem.ops.eager import returned
+from fxmem.ops.eager import is_transformed, returned
 
 from .packed import GRIDS, Packed
-from .quantizer import check_bits
+from .quantizer import check_bits, refuse_func
 from .rounding import largest, power_of_two, widened
 
 WIDEST = 16
@@ -29,6 +29,9 @@ def tqt(x: torch.Tensor, log2_t: torch.Tensor, bits: int = 8, signed: bool = Tru
     log2_t that is no tensor.
     """
     _check(log2_t, bits)
+    refuse_func("tqt", x, log2_t)
+    if is_transformed():  # as a constant, or by torch.vmap alone
+        return _value(x, log2_t, bits, signed)
     return _Tqt.apply(x, log2_t, bits, signed)
 
 
@@ -65,13 +68,16 @@ def _encode(x, log2_t, bits, signed):
     return (x / step).round_().clamp_(*_limits(bits, signed)), step
 
 
+def _value(x, log2_t, bits, signed):
+    return GRIDS["fixed"](*_encode(widened(x), log2_t, bits, signed), bits).to(x.dtype)
+
+
 class _Tqt(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, log2_t, bits, signed):
         ctx.bits, ctx.signed = bits, signed
         ctx.save_for_backward(x, log2_t)
-        codes, step = _encode(widened(x), log2_t, bits, signed)
-        return returned(GRIDS["fixed"](codes, step, bits), x.dtype)
+        return returned(_value(x, log2_t, bits, signed), x.dtype)
 
     @staticmethod
     def backward(ctx, grad):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import IO, Any
 
@@ -37,12 +37,13 @@ class Export:
     def from_state_dict(cls, state: Mapping[str, Any]) -> Export:
         """What `state_dict` wrote. Raises ValueError for anything else."""
         wanted = {item.name for item in fields(cls)}
-        if state.keys() != wanted:
+        whole = isinstance(state, Mapping) and state.keys() == wanted
+        if not whole or not all(isinstance(value, Mapping) for value in state.values()):
             raise ValueError(
                 f"this is not what Export.state_dict() wrote: it has {_some(state)}, not "
-                f"{', '.join(sorted(wanted))}"
+                f"dictionaries {', '.join(sorted(wanted))}"
             )
-        packed = {name: Packed.from_dict(p) for name, p in state["packed"].items()}
+        packed = {name: _named(name, Packed.from_dict, p) for name, p in state["packed"].items()}
         return cls(**{**state, "packed": packed})
 
     def save(self, path: str | os.PathLike | IO[bytes]) -> None:
@@ -104,7 +105,17 @@ def _widen(model: nn.Module, names: Iterable[str], state: Mapping[str, Any]) -> 
         there[name].data = there[name].data.to(state[name].dtype)
 
 
-def _some(state: Mapping[str, Any], most: int = 3) -> str:
+def _named(name: str, call: Callable[[Any], Packed], value: Any) -> Packed:
+    """What `call` makes of the value; its errors name the weight."""
+    try:
+        return call(value)
+    except (ValueError, OverflowError) as error:
+        raise type(error)(f"{name}: {error}") from None
+
+
+def _some(state: Any, most: int = 3) -> str:
+    if not isinstance(state, Mapping):
+        return f"a {type(state).__name__}"
     names = [str(name) for name in state]
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
@@ -120,7 +131,7 @@ def export(
     """Pack each weight from its master; copy the rest of the model's state_dict.
 
     Raises TypeError for a dtype of masters that holds no real numbers, RuntimeError for a weight
-    that a hook takes out of the state_dict.
+    that a hook takes out of the state_dict, OverflowError for one that is not finite.
     """
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise TypeError(f"masters must be a floating-point dtype or None; got {dtype!r}")
@@ -135,7 +146,8 @@ def export(
             aliases[name] = first
         rest[first] = held.fixed(master)
         if isinstance(quantize, Quantizer):
-            packed[first] = quantize.deterministic().pack(held.treatment.projected(master))
+            packing = quantize.deterministic().pack
+            packed[first] = _named(first, packing, held.treatment.projected(master))
             dense[first] = master.nbytes
             del rest[first]
         if dtype is not None:

@@ -217,3 +217,34 @@ def test_an_export_is_a_snapshot():
         for p in net.parameters():
             p.neg_()
     assert torch.equal(export.load_into(model())(X), wanted)
+
+
+def broken(change):
+    state = ExternalWeightManager(model()).export().state_dict()
+    change(state)
+    return state
+
+
+JUNK = [
+    *((torch.ones(2), r"it has a Tensor, not dictionaries"), ([1], "it has a list, not")),
+    (broken(lambda s: s.pop("rest")), "it has packed, aliases, dense_bytes, ..., not"),
+    (broken(lambda s: s.update(rest=[])), "not dictionaries aliases"),
+    (broken(lambda s: s["packed"].update(w=[])), r"^w: a packed tensor has bits, .*; got \[\]$"),
+    (broken(lambda s: s["packed"]["0.weight"].pop("bits")), r"^0\.weight: a packed tensor has"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), JUNK)
+def test_a_file_of_something_else(content, message):
+    file = io.BytesIO()
+    torch.save(content, file)
+    file.seek(0)
+    with pytest.raises(ValueError, match=message):
+        Export.load(file)
+
+
+def test_an_export_names_the_weight_that_is_no_number():
+    net = model()
+    net[2].weight.data[3, 4] = float("nan")
+    with pytest.raises(OverflowError, match=r"^2\.weight: 1 bits hold codes from 0 to 1; got nan"):
+        ExternalWeightManager(net, "binaryconnect").export()
