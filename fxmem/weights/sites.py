@@ -80,15 +80,15 @@ def _is_layer(place: Place) -> bool:
 def check_unchanged(site: Site, model: nn.Module) -> None:
     """Raise RuntimeError if the model no longer holds the parameter where it did.
 
-    A module that was wrapped since may hold it elsewhere.
+    A module may stand elsewhere: within another one that was put round it.
     """
     for place in site.places:
         names = place.path.split(".") if place.path else []
-        module = functools.reduce(lambda outer, name: getattr(outer, name, None), names, model)
-        found = getattr(module, place.attribute, None)
-        if found is site.parameter:
+        now = functools.reduce(lambda outer, name: getattr(outer, name, None), names, model)
+        if getattr(now, place.attribute, None) is site.parameter:
             continue
-        if found is not None or all(p is not site.parameter for p in model.parameters()):
+        own = getattr(place.module, place.attribute, None)
+        if own is not site.parameter or all(m is not place.module for m in model.modules()):
             raise RuntimeError(
                 f"{place.name} is another parameter than when the manager was made, or is gone (a "
                 "new layer, fully_shard and load_state_dict(assign=True) replace them): call "

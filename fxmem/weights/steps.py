@@ -62,18 +62,22 @@ class Followed:
 
     def __init__(self, manager: ExternalWeightManager, optimizer: Optimizer):
         self._optimizer, self._before = optimizer, vars(optimizer).get("step")
-        inner = optimizer.step
+        inner, self._busy = optimizer.step, False
 
         @functools.wraps(getattr(inner, "__func__", inner))
         def step(_: Optimizer, *args: Any, **kwargs: Any) -> Any:
-            if manager.state is State.REMOVED:  # what has wrapped this one still calls it
+            # What has wrapped this one still calls it; a subclass's step may call `self.step`.
+            if manager.state is State.REMOVED or self._busy:
                 return inner(*args, **kwargs)
             _prepare(manager, *args, **kwargs)
+            self._busy = True
             try:
                 result = inner(*args, **kwargs)
             except BaseException:
                 _finish(manager, any(held.stepped() for held in manager.held))
                 raise
+            finally:
+                self._busy = False
             _finish(manager, True)
             return result
 

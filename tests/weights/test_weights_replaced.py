@@ -43,14 +43,14 @@ def test_a_weight_replaced_while_quantized(replace):
 
 
 class Wrapped(nn.Module):
-    """It hands on nothing but calls."""
+    """It has a weight of its own, and hands on nothing but calls."""
 
     def __init__(self, inner):
         super().__init__()
-        self.inner = inner
+        self.inner, self.weight = inner, nn.Parameter(torch.ones(()))
 
     def forward(self, x):
-        return self.inner(x)
+        return self.inner(x) * self.weight
 
 
 @pytest.mark.parametrize("wrapper", [Wrapped, checkpoint_wrapper, torch.compile])

@@ -32,6 +32,17 @@ class Own(torch.optim.SGD):
             raise ZeroDivisionError(where)
 
 
+class Parts(torch.optim.SGD):
+    """Its step calls itself for each of two parts."""
+
+    def step(self, closure=None, part=None):
+        if part is None:
+            self.step(part=0)
+            self.step(part=1)
+        elif part == 1:
+            super().step(closure)
+
+
 def start(net, kind=torch.optim.SGD, method="xnor", **options):
     net = copy.deepcopy(net)
     optimizer = kind(net.parameters(), lr=0.05, momentum=0.9)
@@ -67,6 +78,15 @@ def failing(optimizer, where):
         raise ZeroDivisionError(where)
 
     handle = getattr(optimizer, f"register_step_{kind}_hook")(hook)
+
+
+def test_a_step_that_calls_itself():
+    found = []
+    for kind in (torch.optim.SGD, Parts):
+        net, optimizer, manage = start(NET, kind)
+        manage()
+        found.append(trained(net, optimizer))
+    assert same(*found)
 
 
 WHERE = ["step before", "step after"]
