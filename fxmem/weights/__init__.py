@@ -8,7 +8,7 @@
         optimizer.step()  # on the masters, with gradients as the method wants them
         manager.clip()
 
-or, with the optimizer's own hooks, no change of the loop at all:
+or, round the optimizer's own step, with no change of the loop at all:
 
     manager = fxmem.weights.ExternalWeightManager(model, "binaryconnect", optimizer=optimizer)
 
