@@ -2,7 +2,7 @@
 
 Every block that torch allocates or frees is an event of the profiler, for eager operators, native
 ones and what Inductor generated alike. Not seen is what a library takes from malloc itself, such as
-the scratch space of oneDNN and MKL.
+the scratch space of oneDNN and MKL, nor what another thread of the program allocates.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ _MARK, _BODY = "fxmem.measure", "fxmem.measure.body"
 def peak_bytes(step: Callable[[], Any], device: torch.device | str = "cpu") -> int:
     """Return the most bytes that ``step`` holds at once, over those allocated when it begins.
 
-    ``step`` runs three times (CPU) or twice (CUDA): the first warms up, the last is measured.
+    ``step`` runs three times (CPU) or twice (CUDA): the first warms up, the last is measured. On
+    CPU it has to compute in the thread that calls it, and RuntimeError is raised while a profiler
+    runs.
     """
     step()
     gc.collect()
@@ -49,8 +51,15 @@ def peak_bytes(step: Callable[[], Any], device: torch.device | str = "cpu") -> i
 def events(body: Callable[[], Any]) -> list[Any]:
     """Run ``body``; return (address, bytes) of what it allocates and, negative, frees, in order.
 
-    A mark set by ``record_function`` stands in the list where it began.
+    A mark set by ``record_function`` stands in the list where it began. Raises RuntimeError while
+    a profiler runs.
     """
+    if torch.autograd._profiler_enabled():
+        # A second session would end the first.
+        raise RuntimeError(
+            "memory is measured by torch's profiler, which is running already: measure neither "
+            "inside torch.profiler.profile nor inside what kept() or peak_bytes() is given"
+        )
     # torch 2.11 warns of what a second cycle would clear, unless that is to be kept.
     options = {"profile_memory": True, "acc_events": True}
     profiler = profile(activities=[ProfilerActivity.CPU], **options)

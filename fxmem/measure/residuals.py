@@ -1,17 +1,19 @@
 """What a forward leaves behind for its backward, by storage.
 
-The allocator counts (see ``heap``), so whatever stays alive is seen, wherever it is held: in saved
-tensors, on the context of a custom Function, in a hook's closure or on a module. The autograd graph
-gives it names. Blocks that were there before are never counted: parameters, buffers and inputs
-need no list.
+The allocator counts (see ``heap``), so whatever the calling thread leaves alive is seen, wherever
+it is held: in saved tensors, on the context of a custom Function, in a hook's closure or on a
+module. The autograd graph gives it names. Blocks that were there before are never counted:
+parameters, buffers and inputs need no list.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MemberDescriptorType
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from fxmem.measure.heap import events
 from fxmem.measure.text import MiB, aligned
+
+DEEPEST = 100  # levels at which an output is looked for: as good as all
 
 
 @dataclass(frozen=True)
@@ -59,29 +63,40 @@ def kept(forward: Callable[[], Any]) -> Kept:
     """Return what one call of ``forward`` leaves behind for its backward.
 
     ``forward`` takes nothing and returns the loss or any outputs; it runs twice, the first time to
-    compile and warm up. A storage that the outputs alone hold is not kept for the backward.
+    compile and warm up, and computes in the thread that calls it. A storage that the outputs alone
+    hold is not kept for the backward.
+
+    Raises RuntimeError while a profiler runs, and where another thread computed.
     """
     forward()
-    outputs = []
+    returned = []
 
     def run() -> None:
         with _cycles_freed():
-            outputs.extend(_tensors(forward()))
+            returned.append(forward())
 
+    seen = events(run)
     alive = {}
-    for address, nbytes in events(run):
+    for address, nbytes in seen:
         if nbytes > 0:
             alive[address] = nbytes
         else:
             alive.pop(address, None)
+    outputs = list(_tensors(returned, depth=DEEPEST))
+    saved = list(_saved(outputs))
+    returned_at = {_address(part) for tensor in outputs for part in _parts(tensor)}
+    if saved and any(returned_at) and not seen:
+        raise RuntimeError(
+            "forward allocated nothing in the thread that called it, though its outputs keep "
+            "tensors: what another thread allocates, or a CUDA graph holds, is not counted"
+        )
     found = {}
-    for owner, name, tensor in _saved(outputs):
+    for owner, name, tensor in saved:
         address = _address(tensor)
         if address in alive and address not in found:
             dtype = str(tensor.dtype).removeprefix("torch.")
             found[address] = KeptTensor(owner, name, tuple(tensor.shape), dtype, alive[address])
-    parts = (part for tensor in outputs for part in _parts(tensor))
-    ignored = found.keys() | set(map(_address, parts))
+    ignored = found.keys() | returned_at
     unreached = sum(nbytes for address, nbytes in alive.items() if address not in ignored)
     return Kept(tuple(found.values()), unreached)
 
@@ -132,14 +147,37 @@ def _held(node: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _tensors(value: Any, depth: int = 4) -> Iterator[torch.Tensor]:
-    """Yield the tensors in nested containers and objects, some levels deep."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif depth and isinstance(value, (list, tuple, set, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(item, depth - 1)
-    elif depth and hasattr(value, "__dict__") and not isinstance(value, (type, torch.nn.Module)):
-        yield from _tensors(vars(value), depth)
+    """Yield the tensors in nested containers and objects, some levels deep, each once."""
+    level, seen = [value], {}
+    for _ in range(depth + 1):
+        below = []
+        for item in level:
+            if id(item) in seen:
+                continue
+            seen[id(item)] = item
+            if isinstance(item, torch.Tensor):
+                yield item
+            else:
+                below += _inside(item)
+        level = below
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    """Return what a container or an object has, by its own attributes and its class's slots."""
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return value
+    if isinstance(value, (type, torch.nn.Module)):
+        return ()
+    slotted = [vars(kind) for kind in type(value).__mro__ if "__slots__" in vars(kind)]
+    slots = (
+        getattr(value, name, None)
+        for own in slotted
+        for name, slot in own.items()
+        if isinstance(slot, MemberDescriptorType)
+    )
+    return (*getattr(value, "__dict__", {}).values(), *slots)
 
 
 def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from fxmem.measure.heap import peak_bytes
 from fxmem.measure.residuals import kept
 from fxmem.measure.text import MiB, aligned
-from fxmem.measure.times import Times, step_times
+from fxmem.measure.times import Times, check_rounds, step_times
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class Variant:
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.module.parameters()).device
+        """Where the parameters and buffers are; where there are none, that of the loss."""
+        own = next(chain(self.module.parameters(), self.module.buffers()), None)
+        return self.forward().device if own is None else own.device
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,11 @@ class Table:
 
 
 def measure(variants: Mapping[str, Variant], rounds: int = 10) -> Table:
-    """Return kept bytes, peak bytes and interleaved step times of several variants."""
+    """Return kept bytes, peak bytes and interleaved step times of several variants.
+
+    Raises ValueError for no variant and for less than one round.
+    """
+    check_rounds(variants, rounds)
     steps = {name: variant.step for name, variant in variants.items()}
     device = next(iter(variants.values())).device
     memory = {

@@ -33,7 +33,10 @@ def step_times(
     Each runs once beforehand. On CUDA the clock is wall time between synchronisations. On CPU it is
     the process's processor time, which a busy machine disturbs least; with several threads wall
     time, for processor time would count threads that wait for each other.
+
+    Raises ValueError for no step and for less than one round.
     """
+    check_rounds(steps, rounds)
     clock = _clock(torch.device(device))
     names = list(steps)
     seconds = {name: [] for name in names}
@@ -47,6 +50,14 @@ def step_times(
             steps[name]()
             seconds[name].append(clock() - start)
     return {name: _times(seconds[name], seconds[names[0]]) for name in names}
+
+
+def check_rounds(steps: Mapping[str, Any], rounds: int) -> None:
+    """Raise ValueError where there would be no time to tell."""
+    if not steps:
+        raise ValueError("there is nothing to measure: give at least one variant by its name")
+    if rounds < 1:
+        raise ValueError(f"rounds must be at least 1; got {rounds}")
 
 
 def _times(own: list[float], first: list[float]) -> Times:
