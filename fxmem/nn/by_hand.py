@@ -16,6 +16,7 @@ from fxmem.passes.forward.eager import plainly
 from fxmem.passes.forward.norms.idioms import Idiom, find
 
 from .recognition import in_both_modes
+from .twins import own_state
 
 Module = torch.nn.Module
 
@@ -78,8 +79,7 @@ def twin_by_hand(module: Module, **options: Any) -> Module | None:
         return None
     if options not in ({}, {"keep": "output"}):
         raise ValueError(f"{type(module).__name__} is a norm: it takes no {', '.join(options)}")
-    state = {**module.__dict__, "_parameters": dict(module._parameters), "fxmem_norm": found}
-    return _rebuilt(type(module), state)
+    return _rebuilt(type(module), {**own_state(module), "fxmem_norm": found})
 
 
 def recognised_norm(module: Module) -> Found | None:

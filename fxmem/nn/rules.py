@@ -19,7 +19,11 @@ from .twins import plain_twin_of
 Module = torch.nn.Module
 Key = type[Module] | str | Callable[[Module, str], bool]
 Value = type[Module] | Callable[[Module], Module] | Mapping[str, Any] | str
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = (
+    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+    *("_state_dict_hooks", "_state_dict_pre_hooks"),
+    *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
 
 
 def checked(rules: Mapping[Key, Value]) -> dict[Key, Value]:
@@ -127,6 +131,8 @@ def replacement(value: Value, module: Module) -> Module | str:
     """The new module, or why there is none."""
     if any(getattr(module, name) for name in HOOKS):
         return "it has hooks, which another module would not run"
+    if "forward" in vars(module):
+        return "its forward was replaced on the module itself, which another would not have"
     if isinstance(value, Mapping):
         try:
             if _sketches(value):

@@ -35,9 +35,13 @@ def plain_twin(module: Module, **options: Any) -> Module:
     keeps = {"keep": "output"} if kind in NORMS else {}
     if options not in ({}, keeps):
         raise ValueError(f"{kind.__name__} is no activation: it takes no {', '.join(options)}")
-    twin = copy.copy(module)
-    for registry in ("_parameters", "_buffers"):
-        setattr(twin, registry, dict(getattr(module, registry)))
-    twin.__class__ = kind
-    vars(twin).update(keeps)
+    twin = kind.__new__(kind)
+    vars(twin).update(own_state(module), **keeps)
     return twin
+
+
+def own_state(module: Module) -> dict[str, Any]:
+    """A module's attributes for another: the same parameters and values, registries of its own."""
+    state = vars(copy.copy(module))
+    registries = {name for name, value in vars(Module()).items() if isinstance(value, (dict, set))}
+    return {name: copy.copy(state[name]) if name in registries else state[name] for name in state}
