@@ -11,7 +11,9 @@ fits everything that is shipped anew.
 """
 
 import re
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from zipfile import BadZipFile
@@ -20,6 +22,7 @@ import numpy as np
 
 from . import fits
 from .calculus import is_even, kinks, slope_curve, step_slopes, value_curve
+from .given import check_fit, table_of
 from .inverse import fit_now
 from .levels import Levels, fit_widths
 from .table import TABLE, Activation
@@ -98,27 +101,46 @@ def save(path: Path | str, tables: Tables) -> None:
 def load(path: Path | str) -> dict[tuple[str, int], Levels]:
     """Read what `save` or FewBit wrote.
 
-    Raises ValueError for a file of another kind, and where borders do not fit levels.
+    Raises ValueError for a file of another kind, and for tables that `fxmem.functional.store.add`
+    would refuse.
     """
     try:
         with np.load(path) as file:
             arrays = dict(file)
-    except (ValueError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+    except (ValueError, TypeError, AttributeError, EOFError, BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is no .npz file of tables of levels") from error
     keys = [match.groups() for match in map(KEY.fullmatch, arrays) if match]
-    return {(name, int(bits)): _read(arrays, f"{name}{bits}") for name, bits in keys}
+    return {(name, int(bits)): _read(arrays, name, bits) for name, bits in keys}
 
 
-def _read(arrays: Mapping[str, np.ndarray], key: str) -> Levels:
-    found, borders = arrays[f"{key}-levels"], arrays.get(f"{key}-borders")
-    if borders is None or len(borders) not in (0, len(found) + 1):
+def _read(arrays: Mapping[str, np.ndarray], name: str, bits: str) -> Levels:
+    key = f"{name}{bits}"
+    found = _numbers(arrays, f"{key}-levels", 1)
+    if f"{key}-borders" not in arrays:
+        raise ValueError(f"{key}-levels has no {key}-borders beside it")
+    borders = _numbers(arrays, f"{key}-borders", 1)
+    if len(borders) not in (0, len(found) + 1):
         raise ValueError(
             f"{key}-borders must be {len(found) + 1} numbers, two more than are inside"
         )
-    error = float(arrays.get(f"{key}-error", np.nan))
-    unbiased = len(borders) == 0
-    even = not unbiased and borders[0] >= 0
-    return Levels(borders[1:-1].astype(float), found.astype(float), error, bool(even), unbiased)
+    try:
+        table = table_of(borders if len(borders) else None, found)
+        check_fit(table, int(bits))
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+    error = _numbers(arrays, f"{key}-error", 0) if f"{key}-error" in arrays else np.nan
+    return replace(table, error=float(error))
+
+
+def _numbers(arrays: Mapping[str, np.ndarray], key: str, dimensions: int) -> np.ndarray:
+    """An array of real numbers. Raises ValueError for one of another kind or shape."""
+    found = arrays[key]
+    if found.dtype.kind not in "fiu" or found.ndim != dimensions:
+        raise ValueError(
+            f"{key} must be {'a row of real numbers' if dimensions else 'one real number'}; "
+            f"got {found.dtype} of shape {list(found.shape)}"
+        )
+    return found.astype(float)
 
 
 @cache

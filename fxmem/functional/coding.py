@@ -10,6 +10,7 @@ import torch
 
 from fxmem.activations import store as shipped
 from fxmem.activations.calculus import is_even, kinks, slope_curve, step_levels
+from fxmem.activations.given import table_of
 from fxmem.activations.inverse import branches
 from fxmem.activations.levels import Levels
 from fxmem.activations.table import TABLE, Activation
@@ -17,7 +18,7 @@ from fxmem.activations.unbiased import bounds
 from fxmem.activations.widths import check_widths
 
 from .signatures import torch_function, variants
-from .tables import store, table_of
+from .tables import store
 
 BITS = 3
 SLACK = 1e-4  # of the slope's range, by which rounded levels may fall short of it

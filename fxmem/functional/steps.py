@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from fxmem import ops
+from fxmem.activations.given import table_of
 from fxmem.ops.eager import returned
 from fxmem.ops.second import never
 
 from .activate import known, numbers
-from .tables import table_of
 
 PARITIES = (None, "even", "odd")
 
@@ -31,6 +31,7 @@ class Steps(NamedTuple):
     offsets: tuple[float, ...]
     bits: int
     even: bool
+    steepest: float
 
 
 def stepwise(
@@ -59,7 +60,8 @@ def stepwise(
         function: computes the output instead, element by element; its slope is then approximated.
 
     Raises:
-        ValueError: for borders, levels, a parity or a shift that do not fit.
+        ValueError: for borders, levels, a parity or a shift that do not fit, and for levels beyond
+            float32, or float64 where the input is.
         RuntimeError: if gradients are differentiated again.
     """
     own = numbers(borders), numbers(levels), parity, pair(shift)
@@ -116,7 +118,8 @@ def steps(
     table_of(edges, slopes)
     bits = max((len(slopes) - 1).bit_length(), 1)
     laid = (edges, slopes, _offsets(edges, slopes))
-    return Steps(origin, *(tuple(part.tolist()) for part in laid), bits, parity == "even")
+    laid = (tuple(part.tolist()) for part in laid)
+    return Steps(origin, *laid, bits, parity == "even", float(np.abs(slopes).max()))
 
 
 def _offsets(edges: np.ndarray, slopes: np.ndarray) -> np.ndarray:
@@ -131,6 +134,8 @@ class _Stepwise(torch.autograd.Function):
         if not input.is_floating_point():
             raise RuntimeError(f"stepwise: input must be floating point; got {input.dtype}")
         t = input.to(torch.promote_types(input.dtype, torch.float32)) - plan.origin
+        if plan.steepest > torch.finfo(t.dtype).max:
+            raise ValueError(f"stepwise: a level of {plan.steepest:g} is beyond {t.dtype}")
         codes = ops.classify(t, plan.borders, plan.bits, plan.even)
         ctx.save_for_backward(codes)
         ctx.plan, ctx.stride = plan, ops.memory_stride(t)

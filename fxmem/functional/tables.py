@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from fxmem.activations import store as files
+from fxmem.activations.given import Numbers, check_fit, table_of
 from fxmem.activations.levels import Levels
 
-Pair = tuple[Sequence[float], Sequence[float]]
-MOST_LEVELS = 256
-
-
-def table_of(borders: Sequence[float] | None, levels: Sequence[float]) -> Levels:
-    """Levels from numbers, of any kind of sequence.
-
-    `borders` are the inner ones, ascending, one fewer than `levels`; or with both ends of the
-    domain, of which only a first border of 0 counts: then |x| is coded. None stands for codes that
-    are drawn, between ascending levels. Raises ValueError for anything else.
-    """
-    steps = np.array([float(level) for level in levels])
-    if not 1 <= len(steps) <= MOST_LEVELS or not np.isfinite(steps).all():
-        raise ValueError(f"levels must be 1 to {MOST_LEVELS} finite numbers; got {len(steps)}")
-    if borders is None:
-        _check_ascending("levels that are drawn", steps)
-        return Levels(np.empty(0), steps, np.nan, unbiased=True)
-    edges = np.array([float(border) for border in borders])
-    _check_ascending("borders", edges)
-    if len(edges) == len(steps) + 1:
-        return Levels(edges[1:-1], steps, np.nan, even=bool(edges[0] >= 0))
-    if len(edges) != len(steps) - 1:
-        raise ValueError(
-            f"borders must be one fewer than the {len(steps)} levels, or one more with the ends of "
-            f"the domain; got {len(edges)}"
-        )
-    return Levels(edges, steps, np.nan)
-
-
-def _check_ascending(name: str, numbers: np.ndarray) -> None:
-    if np.isnan(numbers).any() or np.any(np.diff(numbers) < 0):
-        raise ValueError(f"{name} must ascend; got {numbers.tolist()}")
+Pair = tuple[Numbers | None, Numbers]
 
 
 class Store:
@@ -74,8 +43,7 @@ class Store:
     def add(self, name: str, bits: int, table: Levels | Pair) -> None:
         """Have `bits` mean this table for activation `name`: Levels, or (borders, levels)."""
         found = table if isinstance(table, Levels) else table_of(*table)
-        if len(found.levels) > 2**bits:
-            raise ValueError(f"{len(found.levels)} levels do not fit {bits} bits")
+        check_fit(found, bits)
         self._own[name, bits] = found
         self.version += 1
 

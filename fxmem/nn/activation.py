@@ -56,11 +56,13 @@ class DropIn:
 
     def extra_repr(self) -> str:
         """Torch's, then what is kept."""
-        parts = [super().extra_repr(), self._kept()]
-        return ", ".join(part for part in parts if part)
+        return ", ".join(part for part in (super().extra_repr(), self._kept()) if part)
 
     def _kept(self) -> str:
-        coding = self.coding()
+        try:
+            coding = self.coding()
+        except Exception as error:  # of options that were set later
+            return f"impossible: {error}"
         if coding.bits == 0:
             return "keep='output'"
         own = "" if self.levels is None else ", own levels"

@@ -8,7 +8,7 @@ import torch
 
 from fxmem import functional
 from fxmem.functional.activate import numbers
-from fxmem.functional.steps import pair, steps
+from fxmem.functional.steps import Steps, pair, steps
 
 
 class Stepwise(torch.nn.Module):
@@ -33,7 +33,11 @@ class Stepwise(torch.nn.Module):
         super().__init__()
         self.borders, self.levels = numbers(borders), numbers(levels)
         self.parity, self.shift, self.function = parity, pair(shift), function
-        self.steps = steps(self.borders, self.levels, self.parity, self.shift)
+        self.steps()
+
+    def steps(self) -> Steps:
+        """What comes of the attributes. Raises ValueError where they do not fit."""
+        return steps(numbers(self.borders), numbers(self.levels), self.parity, pair(self.shift))
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Compute the activation."""
@@ -42,7 +46,10 @@ class Stepwise(torch.nn.Module):
 
     def extra_repr(self) -> str:
         """How many levels there are, and what else was given."""
-        parts = [f"{len(self.levels)} levels", f"bits={self.steps.bits}"]
+        try:
+            parts = [f"{len(self.levels)} levels", f"bits={self.steps().bits}"]
+        except Exception as error:  # of attributes that were set later
+            parts = [f"impossible: {error}"]
         parts += [f"parity={self.parity!r}"] if self.parity else []
         parts += [f"shift={self.shift}"] if self.shift else []
         name = getattr(self.function, "__name__", self.function)

@@ -8,6 +8,7 @@ from torch import nn
 import fxmem
 from fxmem import __main__ as commands
 from fxmem import functional
+from fxmem.activations import given
 from fxmem.activations import store as files
 from fxmem.activations.levels import Levels
 
@@ -43,7 +44,7 @@ def test_ends_lie_beyond(borders, even, tmp_path):
     own.add("squared_relu", 2, table)
     own.save(tmp_path / "own.npz")
     read = functional.tables.Store().load(tmp_path / "own.npz")
-    again = functional.tables.table_of(*read.get("squared_relu", 2, dtype=torch.float64))
+    again = given.table_of(*read.get("squared_relu", 2, dtype=torch.float64))
     np.testing.assert_array_equal(again.borders, borders)
     assert again.even == even
 

@@ -129,3 +129,12 @@ def test_functional_call_and_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         model(x).sum().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_repr_of_options_that_were_set_wrongly():
+    module = nn.GELU(bits=3)
+    module.bits = 20
+    wanted = "GELU(approximate='none', impossible: bits must be 1 to 8; got 20)"
+    assert repr(module) == wanted
+    module.bits, module.levels = None, "few"
+    assert repr(module).startswith("GELU(approximate='none', impossible: ")

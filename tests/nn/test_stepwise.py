@@ -103,6 +103,26 @@ def test_refusals(given, words):
         functional.stepwise(torch.ones(3), *given)
 
 
+def test_attributes_may_be_set_later():
+    module = nn.Stepwise([0.0], [0.0, 1.0])
+    module.levels, module.borders = (0.0, 2.0, 1.0), (0.0, 1.0)
+    assert repr(module) == "Stepwise(3 levels, bits=2)" and module(torch.ones(1)) == 2
+    module.levels = (0.0, 1.0)
+    assert "impossible: borders must be one fewer than the 2 levels" in repr(module)
+    module.levels = None
+    assert repr(module).startswith("Stepwise(impossible: ")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_levels_beyond_a_dtype(dtype):
+    module = nn.Stepwise([0.0], [1e39, 0.0])
+    if dtype is torch.float64:
+        assert torch.equal(module(X), X.clamp(max=0) * 1e39)
+    else:
+        with pytest.raises(ValueError, match=r"a level of 1e\+39 is beyond torch.float32"):
+            module(X.to(dtype))
+
+
 def test_what_it_cannot_compute():
     with pytest.raises(RuntimeError, match="input must be floating point; got "):
         nn.Stepwise([0], [0, 1])(torch.ones(3, dtype=torch.int64))

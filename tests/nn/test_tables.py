@@ -75,11 +75,44 @@ def test_fewbits_files(store, tmp_path):
         assert all(np.array_equal(theirs[key], ours[key]) for key in theirs)
 
 
+BORDERS, LEVELS = np.array([-100.0, -1.5, 0.25, 2, 100]), np.array([0, 0.25, 0.75, 1.0])
+WRONG = {
+    "gelu02-borders must be a row of real numbers; got <U1": {"borders": np.array(list("abcde"))},
+    "gelu02-borders must be 5 numbers, two more than": {"borders": BORDERS[1:]},
+    "gelu02-levels has no gelu02-borders beside it": {"borders": None},
+    "gelu02-levels must be a row of real numbers; got complex128": {"levels": LEVELS * 1j},
+    r"gelu02-levels must be a row of real .* shape \[\]": {"levels": LEVELS[0]},
+    r"gelu02-levels must be a row of real .* shape \[1, 4\]": {"levels": LEVELS[None]},
+    "gelu02-error must be one real number": {"error": LEVELS},
+    "gelu02: borders must ascend; got .*100.0, 2.0": {"borders": BORDERS[::-1]},
+    "gelu02: borders must ascend; got .*nan": {"borders": BORDERS * [1, 1, np.nan, 1, 1]},
+    "gelu02: levels must be .* got 4, not all of them finite": {"levels": LEVELS * np.nan},
+    "gelu02: levels must be .* got 0": {"levels": LEVELS[:0], "borders": LEVELS[:0]},
+    "gelu02: levels that are drawn must ascend": {"levels": LEVELS[::-1], "borders": LEVELS[:0]},
+    "gelu01: 4 levels do not fit 1 bits": {"bits": "01"},
+    "gelu00: bits must be 1 to 8; got 0": {"bits": "00"},
+    "gelu99: bits must be 1 to 8; got 99": {"bits": "99"},
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_files_have_what_add_takes(store, tmp_path, words):
+    parts = {"borders": BORDERS, "levels": LEVELS, **WRONG[words]}
+    key = f"gelu{parts.pop('bits', '02')}"
+    arrays = {f"{key}-{part}": value for part, value in parts.items() if value is not None}
+    np.savez(tmp_path / "own.npz", **arrays)
+    with pytest.raises(ValueError, match=words):
+        store.load(tmp_path / "own.npz")
+    assert not len(store)
+
+
 def test_refusals(store):
     with pytest.raises(ValueError, match="3 levels do not fit 1 bits"):
         store.add("gelu", 1, ([0.0, 1.0], [0.0, 1.0, 2.0]))
     with pytest.raises(ValueError, match="borders must ascend"):
         store.add("gelu", 2, ([1.0, 0.0], [0.0, 1.0, 2.0]))
+    with pytest.raises(ValueError, match="bits must be 1 to 8; got 9"):
+        store.add("gelu", 9, ([0.0], [0.0, 1.0]))
     with pytest.raises(ValueError, match="the slope of gelu is not even"):
         store.add("gelu", 1, ([0.0, 1.0, 100.0], [0.0, 1.0]))
         functional.gelu(X, bits=1)
