@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from fxmem.activations.widths import check_widths
+from fxmem.convert import Conversion
 from fxmem.convert import convert as replace
 
 Module = torch.nn.Module
@@ -67,35 +68,55 @@ def calibrate(
     uncompiled; code that is compiled later has the new levels.
 
     Args:
-        batches: for each call of the model a tensor, a tuple of arguments or a dict of them.
+        batches: a list, a DataLoader, …: for each call of the model a tensor, a tuple of arguments
+            or a dict of them.
         bits: of every site's codes, 1 to 8; as each site has it, if None.
         unbiased: whether codes are drawn; as each site has it, if None.
         convert: first replace torch's activations, and other libraries', by those of fxmem.nn.
 
     Raises:
+        TypeError: for one batch in place of several.
         ValueError: where the model has no such activation, and for bits other than 1 to 8.
     """
     from fxmem.nn import DropIn
     from fxmem.nn.calibration import count, fit
 
     check_widths(() if bits is None else (bits,))
-    if convert:
-        _convert(model)
+    if isinstance(batches, (torch.Tensor, Mapping)):
+        raise TypeError(
+            f"batches must be a list or another iterable of batches; got a "
+            f"{type(batches).__name__}: give [batch] if it is one"
+        )
+    converted = _convert(model) if convert else None
     sites = {module: path for path, module in model.named_modules() if isinstance(module, DropIn)}
     if not sites:
-        raise ValueError("the model has no activation of fxmem.nn (convert=True makes them)")
+        raise ValueError(f"the model has no activation of fxmem.nn {_why_none(model, converted)}")
     seen = count(model, list(sites), batches)
     answers = {path: fit(site, seen[site], bits, unbiased) for site, path in sites.items()}
     found = (Calibrated(path, *a) for path, a in answers.items() if not isinstance(a, str))
-    refused = ((path, why) for path, why in answers.items() if isinstance(why, str))
+    refused = [(path, why) for path, why in answers.items() if isinstance(why, str)]
+    left = converted.refusals if converted else ()
+    refused += [(site.paths[0], site.reason) for site in left]
     return Calibration(tuple(found), tuple(refused))
 
 
-def _convert(model: Module) -> None:
+def _why_none(model: Module, converted: Conversion | None) -> str:
+    if converted is None:
+        return "(convert=True makes them)"
+    if converted.model is not model:
+        return "inside it, but is one itself, which convert=True cannot replace: call fxmem.convert"
+    if converted.refusals:
+        reasons = {f"{site.paths[0]}: {site.reason}" for site in converted.refusals}
+        return f"and none can be made: {'; '.join(sorted(reasons))}"
+    return "and none that convert=True could replace"
+
+
+def _convert(model: Module) -> Conversion:
     from fxmem.nn import DropIn, is_activation
 
     def foreign(module: Module, path: str) -> bool:
         return not isinstance(module, DropIn) and is_activation(module)
 
     if any(foreign(module, "") for module in model.modules()):
-        replace(model, {foreign: "codes"})
+        return replace(model, {foreign: "codes"})
+    return Conversion(model, (), ())

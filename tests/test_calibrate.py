@@ -88,6 +88,66 @@ def test_refusals():
         fxmem.calibrate(nn.Sequential(nn.GELU()), [])
 
 
+class Counting(nn.Module):
+    """Replaces one buffer and fills another."""
+
+    def __init__(self):
+        super().__init__()
+        self.act = fxmem.nn.GELU()
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("first", None)
+
+    def forward(self, x):
+        self.calls = self.calls + 1
+        self.first = x if self.first is None else self.first
+        self.first += 0
+        return self.act(x)
+
+
+def test_replaced_buffers_are_put_back():
+    net = Counting()
+    calls = net.calls
+    fxmem.calibrate(net, [torch.randn(9), torch.randn(9)])
+    assert net.calls is calls and calls == 0 and net.first is None
+
+
+@pytest.mark.parametrize(
+    ("net", "words"),
+    [
+        (
+            nn.GELU(),
+            "inside it, but is one itself, which convert=True cannot replace: call fxmem.c",
+        ),
+        (nn.Sequential(nn.GELU()), "and none can be made: 0: it has hooks"),
+        (nn.Linear(2, 2), "and none that convert=True could replace"),
+    ],
+)
+def test_why_there_is_nothing_to_calibrate(net, words):
+    for module in net.children():
+        module.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match=rf"no activation of fxmem\.nn {words}"):
+        fxmem.calibrate(net, [torch.randn(2, 2)], convert=True)
+
+
+def test_what_could_not_be_converted_is_said():
+    net = nn.Sequential(nn.GELU(), nn.GELU())
+    net[1].register_forward_hook(lambda *_: None)
+    found = fxmem.calibrate(net, [torch.randn(99)], convert=True)
+    assert [site.path for site in found.sites] == ["0"]
+    assert found.refusals == (("1", "it has hooks, which another module would not run"),)
+
+
+def test_batches_without_a_finite_number():
+    found = fxmem.calibrate(fxmem.nn.GELU(), [torch.full((3, 4), math.nan), torch.ones(0)])
+    assert found.refusals == (("", "none of its 12 inputs is finite"),)
+
+
+@pytest.mark.parametrize("batches", [torch.randn(4, 8), {"input": torch.randn(4, 8)}])
+def test_one_batch_is_no_iterable_of_batches(batches):
+    with pytest.raises(TypeError, match=r"iterable of batches; got a [Td]"):
+        fxmem.calibrate(fxmem.nn.GELU(), batches)
+
+
 def test_a_failing_model_is_left_clean():
     net = nn.Sequential(nn.BatchNorm1d(4), fxmem.nn.GELU(), nn.Linear(5, 5))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):

@@ -61,7 +61,7 @@ def fit(site: DropIn, seen: Histogram, bits: int | None, unbiased: bool | None) 
     if step_slopes(row):
         return f"{row.name} is coded exactly"
     if not seen.elements:
-        return "no batch reached it"
+        return f"none of its {seen.given} inputs is finite" if seen.given else "no batch reached it"
     width = coding.bits if bits is None else bits
     drawn = coding.drawn if unbiased is None else unbiased
     weight, breaks = seen.weight(), kinks(row, coding.parameters)
@@ -93,14 +93,17 @@ def _call(model: torch.nn.Module, batch: Any) -> None:
 
 @contextlib.contextmanager
 def _undone(model: torch.nn.Module) -> Iterator[None]:
-    """Restore buffers and the random state afterwards."""
+    """Restore buffers, replaced ones too, and the random state afterwards."""
     before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    held = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     tensors = (*model.parameters(), *model.buffers())
     devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
     try:
         with torch.random.fork_rng(list(devices)):
             yield
     finally:
+        for registry, buffers in held:
+            registry.update(buffers)
         for buffer, content in before:
             buffer.copy_(content)
 

@@ -19,6 +19,7 @@ class Histogram:
 
     def __init__(self) -> None:
         self.counts = np.zeros(BINS)
+        self.given = 0
 
     @property
     def elements(self) -> int:
@@ -27,6 +28,7 @@ class Histogram:
 
     def add(self, inputs: torch.Tensor) -> None:
         """Count the elements of a tensor of any shape and floating dtype."""
+        self.given += inputs.numel()
         finite = inputs.detach()[inputs.isfinite()].double()
         places = torch.asinh(finite / UNIT).clamp(-TOP, TOP)
         self.counts += torch.histc(places, BINS, -TOP, TOP).cpu().numpy()
