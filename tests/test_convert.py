@@ -207,7 +207,8 @@ def test_importing_fxmem_is_cheap():
     """Convert and calibrate are there at once, sympy and all that needs it on first use."""
     script = (
         "import sys, fxmem; fxmem.convert, fxmem.calibrate; assert 'sympy' not in sys.modules; "
-        "fxmem.nn.GELU(), fxmem.functional.gelu; assert 'sympy' in sys.modules"
+        "fxmem.nn.GELU(), fxmem.functional.gelu; assert 'sympy' in sys.modules; "
+        "fxmem.nn.quantized.QuantConfig, fxmem.nn.reversible.MomentumNet"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr

@@ -123,6 +123,16 @@ def test_missing_packages_are_named(monkeypatch, capsys):
     assert "pip install transformers matplotlib tqdm" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(command.MODELS, "gpt", lambda args: pytest.fail("trained"))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full" / "demo.json").mkdir(parents=True)
+    for out in ("file", "file/out", "full"):
+        assert commands.main(["demo", "--out", str(tmp_path / out)]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("fxmem demo: [Errno ") and err.count("\n") == 1
+
+
 def test_impossible_steps_are_refused(capsys):
     with pytest.raises(SystemExit):
         commands.main(["demo", "--steps", "0"])

@@ -24,6 +24,11 @@ def detached(x): return torch.tanh(x).detach()
 def a_list(x): return [1, 2]
 def lookup(x): return {}["key"]
 def far(x): return np.sqrt(x + 9)
+def in_place(x): x *= x; return x
+def in_place_torch(x): return x.mul_(torch.sigmoid(x))
+def whole(x): return np.floor(x).astype(int)
+def unreal(x): return x * 1j
+def unreal_torch(x): return torch.complex(x, x)
 """
 
 
@@ -76,6 +81,11 @@ def test_files_are_merged(capsys):
     assert found["tanh", 3].even and not found["gelu", 3].even
 
 
+def test_a_file_of_no_other_name(capsys):
+    assert run(capsys, "gelu", "--bits", "1", "-o", ".npz")[0] == 0
+    assert list(store.load(".npz")) == [("gelu", 1)]
+
+
 def test_unbiased(capsys):
     _, out, _ = run(capsys, "gelu", "--unbiased", "--bits", "2", "-o", "own.npz")
     assert "gelu, 2 bits, drawn" in out and store.load("own.npz")["gelu", 2].unbiased
@@ -98,6 +108,13 @@ def test_a_function_of_operators_alone(capsys):
     )
 
 
+@pytest.mark.parametrize(("name", "least"), [("in_place", -1.6), ("in_place_torch", 0.0)])
+def test_functions_that_work_in_place(capsys, name, least):
+    # Of x² the mean slope below the origin is -2 sqrt(2/pi); of silu it is a little above 0.
+    status, out, _ = run(capsys, f"my_own_functions:{name}", "--bits", "1")
+    assert status == 0 and numbers(out.splitlines()[3])[0] == pytest.approx(least, abs=0.2)
+
+
 REFUSED = {
     "relu": "relu is exact; levels are fitted to celu",
     "swiglu": "swiglu keeps its two inputs, and has no codes; levels are fitted to celu",
@@ -109,6 +126,9 @@ REFUSED = {
     "my_own_functions:a_list": "my_own_functions:a_list must make one finite number of each",
     "my_own_functions:lookup": "my_own_functions:lookup raises KeyError: 'key'",
     "my_own_functions:np": "my_own_functions:np raises TypeError: 'module' object is not call",
+    "my_own_functions:whole": "my_own_functions:whole must make real floating-point numbers; got i",
+    "my_own_functions:unreal": "my_own_functions:unreal must make real floating-point numbers; got",
+    "my_own_functions:unreal_torch": "my_own_functions:unreal_torch must make real floating-point",
     "my_own_functions:far": "levels can be fitted to a slope that is finite, and below 1e+150,",
     "broken_module:f": "broken_module:f is not to be had: invalid syntax",
 }
@@ -129,25 +149,34 @@ FILES = {
     ("--weight", "text.npy"): "text.npy is no .npy file of real numbers",
     ("--weight", "empty.npy"): "empty.npy: no input is a finite number",
     ("--weight", "nan.npy"): "nan.npy: no input is a finite number",
+    ("--weight", "wide.npy"): "wide.npy: no 256 bins can be told apart from -1.7e+308 to",
+    ("--weight", "near.npy"): "near.npy: no 256 bins can be told apart from 1e+17 to 1e+17",
     ("-o", "junk.npz"): "junk.npz is no .npz file of tables of levels",
     ("-o", "nan.npz"): "nan.npz is no .npz file of tables of levels",
     ("-o", "other.npz"): "other.npz has no tables of levels, and is left as it is",
     ("-o", "own.txt"): "own.txt must end in .npz",
+    ("-o", "folder.npz"): "Is a directory: 'folder.npz'",
     ("-o", "none/own.npz"): "No such file or directory: 'none/own.npz'",
     ("--plot", "own.foo"): "Format 'foo' is not supported",
+    ("--plot", "own"): "Format '' is not supported: own must end in one of .",
     ("--plot", "none/own.png"): "No such file or directory: ",
 }
 
 
 @pytest.mark.parametrize("arguments", FILES, ids=" ".join)
 def test_files_that_do_not_serve(capsys, arguments):
-    for path, numbers in {"empty": [], "nan": [np.nan], "text": ["a"]}.items():
+    Path("folder.npz").mkdir()
+    inputs = {"wide": [-1.7e308, 1.7e308], "near": [1e17, 1e17]}
+    inputs |= {"empty": [], "nan": [np.nan], "text": ["a"]}
+    for path, numbers in inputs.items():
         np.save(f"{path}.npy", np.array(numbers))
     np.savez("other.npz", layer=np.ones(3))
     Path("nan.npz").write_bytes(Path("nan.npy").read_bytes())
     for path in ("junk.npy", "junk.npz"):
         Path(path).write_text("junk")
-    status, _, err = run(capsys, "gelu", "--bits", "1", *arguments)
+    before = sorted(Path().iterdir())
+    status, out, err = run(capsys, "gelu", "--bits", "1", *arguments)
+    assert not out and sorted(Path().iterdir()) == before  # refused before anything is fitted
     assert status == 2 and err.startswith("fxmem quantize: ") and FILES[arguments] in err
     assert err.count("\n") == 1 and list(np.load("other.npz")) == ["layer"]
 

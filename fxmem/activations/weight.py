@@ -55,13 +55,19 @@ class Weight:
     def samples(cls, inputs: np.ndarray, bins: int = 256) -> Weight:
         """The histogram of the finite ones among `inputs`, of any shape.
 
-        Raises ValueError where there are none.
+        Raises ValueError where there are none, and where they do not fall into bins of float64.
         """
         given = np.asarray(inputs, np.float64).ravel()
         finite = given[np.isfinite(given)]
         if not finite.size:
             raise ValueError("no input is a finite number")
-        counts, edges = np.histogram(finite, bins)
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                counts, edges = np.histogram(finite, bins)
+        except ValueError as error:
+            raise ValueError(
+                f"no {bins} bins can be told apart from {finite.min():g} to {finite.max():g}"
+            ) from error
         return cls.histogram(edges, counts)
 
     @property

@@ -9,6 +9,7 @@ import numpy as np
 
 from fxmem.activations.calculus import Curve
 from fxmem.activations.levels import Levels
+from fxmem.commands.files import check_writable
 from fxmem.commands.source import Source
 
 REACH = 4.5
@@ -26,6 +27,16 @@ def figure(width: float, height: float):
     made = Figure(figsize=(width, height), dpi=100, layout="constrained")
     FigureCanvasAgg(made)
     return made
+
+
+def check_picture(path: Path) -> None:
+    """Raise ValueError for a picture of an unknown kind, OSError for one that cannot be written."""
+    known = figure(1, 1).canvas.get_supported_filetypes()
+    kind = path.suffix.removeprefix(".")
+    if kind.lower() not in known:
+        ends = ", ".join(f".{name}" for name in sorted(known))
+        raise ValueError(f"Format {kind!r} is not supported: {path} must end in one of {ends}")
+    check_writable(path)
 
 
 def draw_one(path: Path, of: Source, tables: Mapping[int, Levels]) -> None:

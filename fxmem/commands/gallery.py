@@ -13,7 +13,17 @@ from fxmem.activations.calculus import curve, kinks, slope_curve, step_slopes, t
 from fxmem.activations.inverse import branches, output_curve
 from fxmem.activations.store import levels
 from fxmem.activations.table import TABLE, Activation
-from fxmem.commands.drawing import COLOURS, GREY, INK, REACH, figure, panel, plain, points_to
+from fxmem.commands.drawing import (
+    COLOURS,
+    GREY,
+    INK,
+    REACH,
+    check_picture,
+    figure,
+    panel,
+    plain,
+    points_to,
+)
 
 COLUMNS = 5
 WIDTHS = (1, 2, 3)
@@ -33,6 +43,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("picture", type=Path, help="where to write it, as docs/activations.png")
     path = parser.parse_args(arguments).picture
     try:
+        check_picture(path)
         draw([row for row in TABLE.values() if not row.gate], path)
     except (ValueError, OSError, ImportError) as error:
         print(f"fxmem gallery: {error}", file=sys.stderr)

@@ -15,6 +15,7 @@ from fxmem.activations.levels import Levels, fit_widths
 from fxmem.activations.unbiased import fit_unbiased
 from fxmem.activations.weight import NAMED, Weight
 from fxmem.activations.widths import WIDTHS
+from fxmem.commands.files import check_writable
 from fxmem.commands.source import Source, source
 from fxmem.functional.errors import squared_error
 from fxmem.measure.text import aligned
@@ -27,8 +28,7 @@ def main(arguments: list[str]) -> int:
     """Run the command; return 0, or 2 where an argument is wrong."""
     args = parse(arguments)
     try:
-        if args.output and args.output.suffix != ".npz":
-            raise ValueError(f"{args.output} must end in .npz")
+        check_files(args)
         of, weight = source(args.function), weight_of(args.weight)
         tables = fitted(of, args.bits, weight, args.unbiased)
         for table in tables.values():
@@ -62,6 +62,19 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("-o", "--output", type=Path, help=".npz file, to which tables are added")
     parser.add_argument("--plot", type=Path, help="picture (.png, .svg, .pdf)")
     return parser.parse_args(arguments)
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Raise ValueError or OSError where what is asked for cannot be written."""
+    if args.output:
+        if not args.output.name.endswith(".npz"):
+            raise ValueError(f"{args.output} must end in .npz")
+        tables_in(args.output)
+        check_writable(args.output)
+    if args.plot:
+        from fxmem.commands.drawing import check_picture
+
+        check_picture(args.plot)
 
 
 def weight_of(text: str) -> Weight:
@@ -122,8 +135,14 @@ def _intervals(table: Levels) -> str:
 
 
 def merge(path: Path, name: str, tables: Tables) -> None:
-    """Write tables to a file, beside those that it has. Raises ValueError if it has none."""
+    """Write tables to a file, beside those that it has."""
+    added = {(name, bits): table for bits, table in tables.items()}
+    files.save(path, {**tables_in(path), **added})
+
+
+def tables_in(path: Path) -> files.Tables:
+    """The tables of a file, none where there is no file. Raises ValueError if it has none."""
     known = files.load(path) if path.exists() else {}
     if path.exists() and not known:
         raise ValueError(f"{path} has no tables of levels, and is left as it is")
-    files.save(path, {**known, **{(name, bits): table for bits, table in tables.items()}})
+    return known

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -83,11 +84,11 @@ def _curves(text: str, function: Callable) -> tuple[Curve, Curve]:
 
 
 def _in_words(text: str, function: Callable) -> Callable:
-    """The user's function, whose errors become a sentence."""
+    """The user's function, whose errors become a sentence, and which may work in place."""
 
     def call(points):
         try:
-            return function(points)
+            return function(points.copy() if isinstance(points, np.ndarray) else points.clone())
         except Exception as error:
             raise ValueError(f"{text} raises {type(error).__name__}: {error}") from error
 
@@ -96,9 +97,15 @@ def _in_words(text: str, function: Callable) -> Callable:
 
 def _checked(text: str, value: Curve) -> Curve:
     found = value(PROBES)
+    _check_real(text, found, found.dtype.kind == "f")
     if found.shape != PROBES.shape or not np.isfinite(found).all():
         raise ValueError(_no_number(text))
     return value
+
+
+def _check_real(text: str, found: Any, is_real: bool) -> None:
+    if not is_real:
+        raise ValueError(f"{text} must make real floating-point numbers; got {found.dtype}")
 
 
 def _no_number(text: str) -> str:
@@ -121,6 +128,7 @@ def _torch_curves(text: str, function: Callable) -> tuple[Curve, Curve]:
             found = function(torch.tensor(points))
         if not isinstance(found, torch.Tensor):
             raise ValueError(_no_number(text))
+        _check_real(text, found, found.is_floating_point())
         return found.double().numpy()
 
     def slope(points: np.ndarray) -> np.ndarray:

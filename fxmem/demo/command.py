@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from fxmem.commands.files import check_writable
 from fxmem.demo import depth
 from fxmem.demo.drawing import draw
 from fxmem.demo.task import Task, new_model, read_text
@@ -32,13 +33,19 @@ differ a little even where the gradients are exact."""
 
 
 def main(arguments: list[str]) -> int:
-    """Run the demo; return 0, or 2 where a package is missing or an argument is wrong."""
+    """Run the demo; return 0, or 2 where a package is missing or nothing can be written."""
     args = parse(arguments)
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         print(
             f"the demo needs {', '.join(missing)}: pip install {' '.join(missing)}", file=sys.stderr
         )
+        return 2
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        check_writable(args.out / "demo.json")
+    except OSError as error:
+        print(f"fxmem demo: {error}", file=sys.stderr)
         return 2
     for path in MODELS[args.model](args):
         print(f"wrote {path}")
@@ -141,7 +148,6 @@ def write(
     folder: Path, task: Task, table: Table, trained: Mapping[str, Trained]
 ) -> tuple[Path, Path]:
     """Write picture and figures into ``folder``; return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     picture, figures = folder / "demo.png", folder / "demo.json"
     draw(picture, trained, table)
     found = table.to_dict()

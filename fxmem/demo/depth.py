@@ -76,7 +76,6 @@ def report(found: dict[int, tuple[Table, Trained]]) -> str:
 
 def write(folder: Path, task: Task, found: dict[int, tuple[Table, Trained]]) -> tuple[Path, Path]:
     """Write picture and figures into ``folder``; return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     picture, figures = folder / "reversible.png", folder / "reversible.json"
     draw_depths(picture, found)
     depths = {

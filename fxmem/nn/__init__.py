@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from fxmem.activations.table import TABLE
 
+from . import quantized as quantized
 from . import reversible as reversible
 from .activation import DropIn as DropIn
 from .conv1d import RandomizedConv1D as RandomizedConv1D
@@ -49,7 +50,8 @@ from .variance_table import variances as variances
 
 OTHERS = (
     "LinearCrossEntropy",
-    *("DropIn", "Stepwise", "drop_in", "is_activation", "reversible", "twin_of"),
+    *("DropIn", "Stepwise", "drop_in", "is_activation", "twin_of"),
+    *("quantized", "reversible"),
     *("LinearCRS", "RandomizedConv1D", "RandomizedLinear"),
     *("Variance", "VarianceEstimator", "Variances", "variance", "variances"),
 )
