@@ -90,7 +90,7 @@ def calibrate(
     converted = _convert(model) if convert else None
     sites = {module: path for path, module in model.named_modules() if isinstance(module, DropIn)}
     if not sites:
-        raise ValueError(f"the model has no activation of fxmem.nn {_why_none(model, converted)}")
+        raise ValueError(f"the model has no activation of fxmem.nn{_why_none(model, converted)}")
     seen = count(model, list(sites), batches)
     answers = {path: fit(site, seen[site], bits, unbiased) for site, path in sites.items()}
     found = (Calibrated(path, *a) for path, a in answers.items() if not isinstance(a, str))
@@ -102,13 +102,13 @@ def calibrate(
 
 def _why_none(model: Module, converted: Conversion | None) -> str:
     if converted is None:
-        return "(convert=True makes them)"
+        return " (convert=True makes them)"
     if converted.model is not model:
-        return "inside it, but is one itself, which convert=True cannot replace: call fxmem.convert"
+        return ": it is one itself, which convert=True cannot replace (fxmem.convert can)"
     if converted.refusals:
         reasons = {f"{site.paths[0]}: {site.reason}" for site in converted.refusals}
-        return f"and none can be made: {'; '.join(sorted(reasons))}"
-    return "and none that convert=True could replace"
+        return f", and none can be made: {'; '.join(sorted(reasons))}"
+    return ", nor one that convert=True could replace"
 
 
 def _convert(model: Module) -> Conversion:

@@ -59,7 +59,8 @@ def convert(model: Module, rules: Mapping[Key, Value]) -> Conversion:
     """Replace modules of `model`, in place; print what is returned to see which.
 
     A module that stands in several places is replaced once, in all of them. Keys and shapes of the
-    state_dict stay as they are. For each module the first rule that fits it counts.
+    state_dict stay as they are. For each module the first rule that fits it counts. Modules with
+    hooks, or whose own `forward` was replaced, are left.
 
     Args:
         rules: what to replace, and by what. A key is

@@ -72,7 +72,9 @@ def test_a_running_profiler_is_left_running(mlp, x, ruler):
     def forward():
         return mlp(x).sum()
 
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+    # torch 2.11 warns of what a second cycle would clear, unless that is to be kept.
+    options = {"activities": [torch.profiler.ProfilerActivity.CPU], "acc_events": True}
+    with torch.profiler.profile(**options) as profiler:
         with pytest.raises(RuntimeError, match="torch's profiler, which is running already"):
             ruler(forward)
         with torch.profiler.record_function("afterwards"):
