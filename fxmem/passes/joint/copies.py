@@ -23,6 +23,8 @@ COPIES = {
     *(aten.select_scatter, aten.copy, aten.repeat, aten.unfold, torch.ops.prims.rev),
 }
 
+CREATED = (torch.ops.prims.iota.default, aten.full.default)
+
 
 def recompute_copies(joint: fx.GraphModule) -> None:
     """Mark copies that the backward reads, where their sources are no bigger."""
@@ -34,6 +36,35 @@ def recompute_copies(joint: fx.GraphModule) -> None:
         if product.target in PRODUCTS and product in backward:
             for factor in set(product.all_input_nodes) - backward:
                 _recompute(factor, backward)
+
+
+def recompute_integers(joint: fx.GraphModule) -> None:
+    """Mark whole numbers made of the caller's inputs alone: those are there anyway.
+
+    So are shifted labels, parts of a table's columns, and masks of what equals a label.
+    """
+    made: set[fx.Node] = set()
+    for node in joint.graph.nodes:
+        if not _is_whole(node) or not made.issuperset(node.all_input_nodes):
+            continue
+        if node.op == "placeholder":
+            made.add(node)
+        elif node.meta.get("recompute") != CheckpointPolicy.MUST_SAVE and _is_cheap(node):
+            made.add(node)
+            if node.all_input_nodes:
+                node.meta.setdefault("recompute", CheckpointPolicy.PREFER_RECOMPUTE)
+
+
+def _is_whole(node: fx.Node) -> bool:
+    value = tensor(node)
+    return value is not None and not (value.is_floating_point() or value.is_complex())
+
+
+def _is_cheap(node: fx.Node) -> bool:
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    copied = is_view(node) or node.target in (*CASTS, aten.clone.default, *CREATED)
+    return copied or torch.Tag.pointwise in node.target.tags or node.target.overloadpacket in COPIES
 
 
 def _is_shared(whole: fx.Node, backward: set[fx.Node]) -> bool:

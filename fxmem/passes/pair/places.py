@@ -113,5 +113,6 @@ SECOND: dict[str, Callable[[Mapping[str, Any]], Size]] = {
         for n in (2, 3)
     },
     **{f"aten.max_pool{n}d_with_indices": _plane(n) for n in (2, 3)},
+    "aten._embedding_bag": lambda given: tensor(given["offsets"]).shape[0],
     "prims._low_memory_max_pool_with_offsets": lambda given: math.prod(given["kernel_size"]),
 }
