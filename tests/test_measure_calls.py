@@ -99,3 +99,10 @@ def test_nothing_to_measure_is_refused(mlp, x):
             ruler({})
         with pytest.raises(ValueError, match="rounds must be at least 1; got 0"):
             ruler({"a": given}, rounds=0)
+
+
+def test_zeros_that_have_no_memory(mlp, x):
+    """Forward mode makes such tangents of parameters."""
+    tangent = torch.ones_like(x)
+    found = measure.kept(lambda: sum(torch.func.jvp(mlp, (x,), (tangent,))))
+    assert found.nbytes >= HIDDEN

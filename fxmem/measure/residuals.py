@@ -191,6 +191,6 @@ def _parts(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 
 def _address(tensor: torch.Tensor) -> int | None:
     """Return where the storage begins, None for a tensor without one of its own."""
-    if tensor.layout is not torch.strided or tensor.is_mkldnn:
+    if tensor.layout is not torch.strided or tensor.is_mkldnn or tensor._is_zerotensor():
         return None
     return tensor.untyped_storage().data_ptr()
