@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 
+from fxmem.ops.arithmetic import divisor
 from fxmem.ops.integer.absmax import absmax
 from fxmem.quantizers import Quantizer, stochastic_round
 from fxmem.quantizers.quantizer import check_bits
@@ -69,7 +70,8 @@ class Absmax(Quantizer):
         dims = [d for d in range(x.dim()) if d not in kept]
         spare = x.abs()  # its memory serves again: a fresh page costs more than the arithmetic
         top = _largest(spare, dims)
-        scale = torch.where(top == 0, 1, top / (2 ** (self.bits - 1) - 1))
+        levels = divisor(top, 2 ** (self.bits - 1) - 1)
+        scale = torch.where(top == 0, 1, top / levels)
         scaled = torch.div(x, scale, out=spare)
         return (stochastic_round(scaled, generator) if self.stochastic else scaled.round_()), scale
 

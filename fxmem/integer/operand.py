@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fxmem.ops.arithmetic import divisor
 from fxmem.ops.integer import storage
 from fxmem.ops.layout import contiguous_stride
 from fxmem.quantizers import Quantizer
@@ -90,7 +91,7 @@ def _fixed(codes: Codes, scale: torch.Tensor, bits: int) -> Terms:
 
 def _unit(codes: Codes, scale: torch.Tensor, bits: int) -> Terms:
     """c / L, of which eight bits are one too many for int8."""
-    step = scale / (2**bits - 1)
+    step = scale / divisor(scale, 2**bits - 1)
     if bits < 8:
         return (Term(codes.to(torch.int8), step),)
     return (Term((codes ^ 128).view(torch.int8), step, 128.0),)
@@ -106,7 +107,7 @@ def _symmetric(codes: Codes, scale: torch.Tensor, bits: int) -> Terms:
 def _centred(codes: Codes, scale: torch.Tensor, bits: int) -> Terms:
     """(2 c - L) / L in one int8, or in two: an error's padding is a term of 0, which 1/2 is not."""
     levels = 2**bits - 1
-    step = scale / levels
+    step = scale / divisor(scale, levels)
     if bits < 8:
         return (Term((2 * codes.to(torch.int16) - levels).to(torch.int8), step),)
     low = (codes ^ 128).view(torch.int8)

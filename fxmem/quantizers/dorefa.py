@@ -10,6 +10,8 @@ from typing import ClassVar
 
 import torch
 
+from fxmem.ops.arithmetic import divisor
+
 from .binary import mean_magnitude
 from .quantizer import Quantizer, check_bits
 from .rounding import largest, uniform, widened
@@ -52,12 +54,12 @@ class WeightLevels(Quantizer):
 
     def encode(self, x, generator=None):
         t = x.tanh()
-        unit = t.div_(2 * _divisor(largest(t))).add_(0.5)
+        unit = t.div_(2 * _never_zero(largest(t))).add_(0.5)
         return unit.mul_(2**self.bits - 1).round_(), None
 
     def gradient(self, grad, x):
         t, g = widened(x).tanh(), widened(grad)
-        top = _divisor(largest(t))
+        top = _never_zero(largest(t))
         unit = t / top  # g itself may be near the largest number, or t near the smallest
         at_top = torch.where(t.abs() == top, unit, 0)
         through_top = (g * unit).sum() / at_top.count_nonzero().clamp(min=1)
@@ -113,12 +115,12 @@ class Gradient(Quantizer):
     def encode(self, x, generator=None):
         top = largest(x, keep=0)
         levels = 2**self.bits - 1
-        ratio = x / _divisor(top)  # and half of that: twice the largest may be infinite
+        ratio = x / _never_zero(top)  # and half of that: twice the largest may be infinite
         unit = torch.add(ratio.new_full((), 0.5), ratio, alpha=0.5, out=ratio)
         if self.stochastic:
-            unit.add_(uniform(x, generator).sub_(0.5).div_(levels))
+            unit.add_(uniform(x, generator).sub_(0.5).div_(divisor(unit, levels)))
         return unit.clamp_(0, 1).mul_(levels).round_(), top
 
 
-def _divisor(top: torch.Tensor) -> torch.Tensor:
+def _never_zero(top: torch.Tensor) -> torch.Tensor:
     return torch.where(top == 0, 1, top)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fxmem import ops
+from fxmem.ops.arithmetic import divisor
 from fxmem.ops.integer import storage
 
 Scale = torch.Tensor | None
@@ -26,14 +27,18 @@ def _levels(bits: int) -> int:
     return 2**bits - 1
 
 
+def _unit(codes: torch.Tensor, levels: float) -> torch.Tensor:
+    return codes.div_(divisor(codes, levels))
+
+
 # What a code is worth. A name and its formula outlive the quantizer that made the codes, which are
 # used up: fresh memory costs more than the arithmetic.
 GRIDS: dict[str, Callable[[torch.Tensor, Scale, int], torch.Tensor]] = {
     "fixed": lambda codes, scale, bits: codes.mul_(scale),
     "flagged": _flagged,
-    "unit": lambda codes, scale, bits: codes.div_(_levels(bits)),
-    "symmetric": lambda codes, scale, bits: codes.div_(_levels(bits)).mul_(2).sub_(1),
-    "centred": lambda codes, scale, bits: codes.div_(_levels(bits) / 2).sub_(1).mul_(scale),
+    "unit": lambda codes, scale, bits: _unit(codes, _levels(bits)),
+    "symmetric": lambda codes, scale, bits: _unit(codes, _levels(bits)).mul_(2).sub_(1),
+    "centred": lambda codes, scale, bits: _unit(codes, _levels(bits) / 2).sub_(1).mul_(scale),
     "sign": lambda codes, scale, bits: codes.mul_(2).sub_(1).mul_(scale),
 }
 

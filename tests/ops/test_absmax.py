@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import library
+from torch._subclasses import FakeTensorMode
 
 from fxmem import ops
 from fxmem.ops.integer import absmax as module
@@ -115,11 +116,26 @@ def test_whole_numbers_do_not_move():
     assert torch.equal(codes.float(), x) and (scale == 1).all()
 
 
-def test_opcheck():
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_opcheck(transposed, device):
+    x = matrix("normal", device)
+    x = x.t() if transposed else x
     for by_column in (False, True):
-        x, factor = matrix("normal", "cpu"), torch.rand(33 if by_column else 130)
-        for seed in (None, torch.tensor([3])):
-            library.opcheck(torch.ops.fxmem.absmax, (x, factor, by_column, 127, seed))
+        factor = torch.rand(x.size(0 if by_column else 1), device=device)
+        for seed in (None, torch.tensor([3], device=device)):
+            given = x, factor, by_column, 127, seed
+            library.opcheck(torch.ops.fxmem.absmax, given)
+            for found, told in zip(module._reference(*given), module._fake(*given), strict=True):
+                assert (found.shape, found.stride()) == (told.shape, told.stride())
+
+
+def test_a_seed_stays_on_its_device():
+    with FakeTensorMode():  # which refuses to read a number
+        x = torch.empty(33, 130, device="cuda")
+        seed = torch.zeros(1, dtype=torch.int64, device="cuda")
+        codes, scale = module._reference(x, None, False, 127, seed)
+    assert codes.is_cuda and scale.is_cuda
 
 
 def test_codes_have_no_derivative():

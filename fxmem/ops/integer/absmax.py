@@ -2,7 +2,8 @@
 
 import torch
 
-from .. import checks, reference
+from .. import checks
+from ..arithmetic import dither, divisor
 from ..native import define, underivable
 
 
@@ -26,18 +27,19 @@ def _check(x, factor, by_column: bool, levels: int, seed) -> None:
 
 def _noise(x: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
     """Uniform in (-1/2, 1/2); each row has a stream of its own."""
-    rows = torch.arange(x.size(0)).unsqueeze(1) << 32
-    return reference.dither(int(seed), rows + torch.arange(x.size(1))).to(x.device)
+    rows, columns = (torch.arange(n, device=x.device) for n in x.shape)
+    return dither(seed.to(x.device), (rows.unsqueeze(1) << 32) + columns)
 
 
 def _reference(x, factor, by_column, levels, seed=None):
     _check(x, factor, by_column, levels, seed)
+    x = x.contiguous()
     if factor is not None:
         whole = factor.view(-1, 1) if by_column else factor.repeat(x.size(1) // factor.numel())
         x = x * whole
     dim = 0 if by_column else 1
     top = x.abs().amax(dim, True) if x.size(dim) else x.sum(dim, True)
-    scale = torch.where(top == 0, 1, top / levels)
+    scale = torch.where(top == 0, 1, top / divisor(top, levels))
     scaled = x / scale
     if seed is not None:
         scaled += _noise(x, seed)
