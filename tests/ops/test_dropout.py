@@ -24,7 +24,7 @@ def step(space, name, x, *args):
     torch.manual_seed(3)
     y = getattr(space, name)(x * 2, *args)
     (grad,) = torch.autograd.grad(y.sin().sum(), x)
-    return y.detach(), grad, torch.rand(())
+    return y.detach(), grad, torch.rand((), device=x.device)
 
 
 @pytest.mark.parametrize("inplace", [False, True])

@@ -127,6 +127,7 @@ def test_captured_after_a_call_whose_counts_are_on_the_way():
         return torch.autograd.grad(functional.layer_norm(x, (C,), weight).sin().sum(), (x, weight))
 
     side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         wanted = f()
     side.synchronize()

@@ -53,9 +53,15 @@ def test_a_buffer_that_is_replaced_is_brought_home(monkeypatch):
     assert all(chain[1].block.gain == 1.5**2 for chain in (plain, moved))
 
 
+@pytest.fixture
+def full_precision(monkeypatch):
+    """Convolutions on a GPU round their factors to 10 bits where they are not told otherwise."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("memory", ["reversible", "none"])
-def test_parameters_on_the_host_and_streams_on_the_gpu(memory):
+def test_parameters_on_the_host_and_streams_on_the_gpu(memory, full_precision):
     blocks = [Conv(3, 0.0) for _ in range(3)]
     model = ReversibleSequential(*blocks, memory=memory, target_device="cuda")
     (plain,) = chains([step.block for step in model], ["none"])
@@ -67,7 +73,7 @@ def test_parameters_on_the_host_and_streams_on_the_gpu(memory):
 
 
 @pytest.mark.cuda
-def test_dropout_on_the_gpu():
+def test_dropout_on_the_gpu(full_precision):
     plain, model = chains([Conv(3).cuda() for _ in range(3)], ("none", "reversible"))
     x = torch.randn(2, 6, 4, 4, device="cuda")
     assert_close(trained(model, x), trained(plain, x), rtol=1e-4)
