@@ -11,7 +11,7 @@ from functorch.compile import make_boxed_func
 from torch import nn
 
 import fxmem
-from fxmem import PolicyError, history
+from fxmem import PolicyError, history, measure
 from fxmem.backend import fxmem as backend
 from fxmem.backend import read_options
 
@@ -95,19 +95,39 @@ def test_inductor_gets_the_partitioner_and_the_options(monkeypatch):
     assert seen["custom_partitioner_fn"].policy == fxmem.Policy("balanced")
 
 
-def trained(options):
-    m, x = model(), torch.linspace(-1, 1, 512 * 64).view(512, 64)
-    torch.compile(m, backend=backend, options=options)(x).square().sum().backward()
+def gradients(m, run):
+    x = torch.linspace(-1, 1, 512 * 64, device=m[0].weight.device).view(512, 64)
+    run(x).square().sum().backward()
     return [p.grad for p in m.parameters()]
+
+
+def trained(options):
+    m = model()
+    return gradients(m, torch.compile(m, backend=backend, options=options))
 
 
 def test_inner_aot_eager():
     torch._dynamo.reset()
     eager = model()
-    eager(torch.linspace(-1, 1, 512 * 64).view(512, 64)).square().sum().backward()
-    for found, parameter in zip(trained(EAGER), eager.parameters(), strict=True):
+    for found, wanted in zip(trained(EAGER), gradients(eager, eager), strict=True):
         # float32 sums of 512 terms, in another order
-        torch.testing.assert_close(found, parameter.grad, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    ("preset", "bound", "share"),
+    [("exact", 1e-5, 0.6), ("balanced", 0.01, 0.25), ("compact", 0.06, 0.2)],
+)
+def test_inductor_on_a_gpu(preset, bound, share):
+    eager, m = model().cuda(), model().cuda()
+    run = torch.compile(m, backend=backend, options={"preset": preset})
+    wanted, found = gradients(eager, eager), gradients(m, run)
+    for gradient, other in zip(wanted, found, strict=True):
+        assert other.is_cuda and (other - gradient).norm() <= bound * gradient.norm()
+    x = torch.ones(512, 64, device="cuda")
+    plain, fewer = (measure.kept(lambda f=f: f(x).sum()).nbytes for f in (eager, run))
+    assert fewer < share * plain
 
 
 @pytest.mark.parametrize("sizes", [(300,), (2, 300)], ids=str)
