@@ -61,10 +61,12 @@ QUICK = {
 NEEDS = dict.fromkeys(["eager", "linear", "models"], "transformers")
 LEAST = 10.0  # seconds with which a part may be begun, and in which one that is stopped sums up
 TRIAL = """
-import torch, fxmem
-assert "cuda" in fxmem.ops.NATIVE, "the library was not loaded"
-fxmem.ops.pack(torch.ones(8, device="cuda"), 1).cpu()
+import torch
+from fxmem import ops
+assert "cuda" in ops.NATIVE, "the library was not loaded"
+ops.pack(torch.ones(8, device="cuda"), 1).cpu()
 """
+ERROR = re.compile(r"^\S*Error\b|\berror:|\bfatal\b|slow reference operators on cuda")
 
 
 def main() -> int:
@@ -129,7 +131,9 @@ def prepare(out: Path, end: float) -> None:
         say(f"no CUDA kernels that run here ({why}): building them for {kinds} …")
         build = ["setup.py", "--quiet", "build_ext", "--inplace", "--cuda"]
         if finished(build, log, end) or finished(["-c", TRIAL], log, end):
-            sys.exit(f"no CUDA kernels for this GPU with CUDAARCHS={kinds}: {complaint(log)}")
+            sys.exit(
+                f"no CUDA kernels for this GPU with CUDAARCHS={kinds}, see {log}: {complaint(log)}"
+            )
     sys.path.insert(0, str(ROOT))
     if "fxmem" not in torch._dynamo.list_backends():
         # Metadata beside the sources is enough for an entry point, without an install.
@@ -144,7 +148,7 @@ def say(sentence: str) -> None:
 def complaint(log: Path) -> str:
     """Return the first line of a log that speaks of an error, else its last."""
     lines = log.read_text(errors="replace").splitlines() or ["no word"]
-    return next((line for line in lines if re.search(r"error\b", line, re.IGNORECASE)), lines[-1])
+    return next(filter(ERROR.search, lines), lines[-1])
 
 
 def command(name: str, quick: bool) -> list[str]:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from fxmem import ops
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
@@ -107,6 +110,14 @@ def test_nothing_is_left_where_it_is_ended(tmp_path):
     assert process.wait(30) == 143
     assert is_gone(log.read_text().strip())
     assert list(json.loads((tmp_path / "gpu.json").read_text())["parts"]) == ["tests"]
+
+
+def test_the_trial_tells_whether_the_kernels_run(gpu, tmp_path):
+    log = tmp_path / "log"
+    status = gpu.finished(["-c", gpu.TRIAL], log, time.monotonic() + 60)
+    assert (status == 0) == ("cuda" in ops.NATIVE and torch.cuda.is_available())
+    why = "AssertionError: the library was not|reference operators on cuda|RuntimeError: .*NVIDIA"
+    assert status == 0 or re.search(why, gpu.complaint(log)), log.read_text()
 
 
 def test_a_library_for_another_gpu_is_built_anew(gpu, tmp_path, monkeypatch, capsys):
