@@ -21,6 +21,7 @@ from fxmem.passes.bits import cast
 from fxmem.passes.graph import ancestors, aten, emit, is_view, numel, op_name, tensor
 from fxmem.passes.pair.allocate import EVEN_GROUP
 from fxmem.passes.pair.codable import refusals
+from fxmem.passes.pair.eligible import why_shared
 from fxmem.passes.pair.graphs import Pair, Storage, size_arguments
 from fxmem.passes.pair.rewrite import Sizes, is_dense, substitute
 from fxmem.passes.pair.sensitivity import CASTS
@@ -46,8 +47,9 @@ def keep_normalised(pair: Pair, policy: Policy) -> None:
     refusal, group, found = refusals(pair, policy), policy.group or EVEN_GROUP, False
     for storage in pair.storages():
         if refusal(storage) is None and _is_whole(storage):
-            norm = next((n for n in _norms(storage.owner) if _mixes(n, group)), None)
-            if norm is not None and pair.knows_sizes(replace(storage, views=(norm.x,))):
+            norms = (n for n in _norms(storage.owner) if _mixes(n, group))
+            norm = next((n for n in norms if _can_be_kept(pair, storage, n)), None)
+            if norm is not None:
                 found = True
                 _keep(pair, storage, norm)
     if found:
@@ -57,6 +59,13 @@ def keep_normalised(pair: Pair, policy: Policy) -> None:
 def _is_whole(storage: Storage) -> bool:
     size = numel(storage.owner)
     return is_dense(tensor(storage.owner)) and all(numel(v) == size for v in storage.views)
+
+
+def _can_be_kept(pair: Pair, storage: Storage, norm: Norm) -> bool:
+    """Whether the backward knows the sizes that the norm reads, and none else holds its result."""
+    result = replace(storage, owner=norm.out, views=(norm.out,))
+    read = replace(storage, views=(norm.x,))
+    return pair.knows_sizes(read) and why_shared(pair, result) is None
 
 
 def _norms(value: fx.Node) -> Iterator[Norm]:
