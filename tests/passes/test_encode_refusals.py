@@ -105,7 +105,7 @@ def test_float64():
 
 def test_integer():
     def looked_up(x, w):
-        return (x @ w)[(x @ w).detach().argsort(0)[:, 0]] @ w
+        return (x @ w)[(x @ w).detach()[:, 0].long() % 64] @ w
 
     assert "int64 is kept exactly" in refusals(looked_up, leaf(64, 64), leaf(64, 64))
 

@@ -73,7 +73,7 @@ def _norms(value: fx.Node) -> Iterator[Norm]:
     pending = [value]
     for x in pending:
         for user in x.users:
-            if is_view(user) or op_name(user) in CASTS:
+            if tensor(user) is not None and (is_view(user) or op_name(user) in CASTS):
                 pending += [user] if numel(user) == numel(value) else []
             elif user.target is aten.sub.Tensor and user.args[0] is x:
                 yield from _found(_scaled(x, user, reader) for reader in user.users)
