@@ -64,3 +64,21 @@ aten.sum.dim_IntList
 aten.sum.dim_IntList
 output""",
         )
+
+
+TOTALS = {
+    "1-norm": lambda h: h.norm(1),
+    "sum, None": lambda h: h.sin().sum(dim=None, keepdim=True),
+    "mean, None": lambda h: h.sin().mean(dim=None),
+    "of a stack": lambda h: torch.stack([h, h.sin()]).sum(dim=None, keepdim=True),
+    "of a scalar": lambda h: h.sin().sum().sum(dim=0).exp(),
+    "mean of a scalar": lambda h: h.sin().mean().mean(dim=-1).exp(),
+}
+
+
+@pytest.mark.parametrize("name", TOTALS)
+def test_sums_of_all_elements(name):
+    def f(x, w):
+        return TOTALS[name](x @ w)
+
+    assert_gradients_match(f, *inputs(8, 8), policy="exact")

@@ -38,8 +38,10 @@ def add_up(graph: fx.Graph) -> None:
 def _parts(node: fx.Node) -> list[fx.Node] | None:
     """Return what was stacked, if a node adds up just that, and in its own dtype."""
     stack, dims, *keeps_dim = node.args
-    if len(dims) != 1 or any(keeps_dim) or node.kwargs:
+    rank = tensor(stack).dim()
+    # Without dimensions, or None in their place, it is the sum of all elements; so is a scalar's.
+    if not dims or len(dims) != 1 or not rank or any(keeps_dim) or node.kwargs:
         return None
-    parts = stacked(stack, dims[0] % tensor(stack).dim())
+    parts = stacked(stack, dims[0] % rank)
     alike = parts and all(tensor(part).dtype == tensor(node).dtype for part in parts)
     return parts if alike and 1 < len(parts) <= MOST else None
