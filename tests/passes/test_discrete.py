@@ -131,6 +131,34 @@ def test_gradient_error_is_that_of_the_codec(f):
     assert max(map(relative, found[1:], eager[1:])) < 0.01
 
 
+# Floats that jump, each once as what is recomputed and once as what another gradient is weighed by.
+JUMPS = {
+    "remainder": lambda h, g: torch.remainder(3 * h, 1.0).cosh(),
+    "its divisor": lambda h, g: torch.remainder(h, g.sigmoid() + 1),
+    "beside what it is of": lambda h, g: torch.remainder(h, 0.5).cosh() * h.cosh(),
+    "fmod": lambda h, g: torch.fmod(h, 0.3).square(),
+    "of both": lambda h, g: torch.fmod(3 * h, g.sigmoid() + 1),
+    "quotient rounded down": lambda h, g: torch.div(h, 0.7, rounding_mode="floor") * h.sin(),
+    "quotient cut off": lambda h, g: torch.div(h, g.exp(), rounding_mode="trunc") * g,
+    "mantissa": lambda h, g: torch.frexp(h)[0].detach() * h,
+    "sign": lambda h, g: torch.copysign(g, h).sin(),
+    "sign of a number": lambda h, g: torch.copysign(torch.ones(()), h) * h.sin(),
+}
+
+
+@pytest.mark.parametrize("f", JUMPS.values(), ids=JUMPS)
+def test_floats_that_jump(f):
+    torch.manual_seed(0)
+    x, w, v = leaf(64, 64), *((torch.randn(64, 64) / 8).requires_grad_() for _ in range(2))
+
+    def run(x, w, v):
+        return f(x @ w, x @ v) + 0 * v
+
+    eager, found = gradients(run, x, w, v)[1:], gradients(run, x, w, v, policy=LOSSY)[1:]
+    errors = [relative(a, b) for a, b in zip(found, eager, strict=True) if b.any()]
+    assert max(errors) < 0.013  # two codes, one beside the other
+
+
 def test_bits_of_bits():
     # gt_1 is computed from a value chosen by gt: both are the forward's own.
     def chained(x, w):

@@ -22,7 +22,9 @@ from fxmem.policy import Policy
 
 # Floats that jump: the derivative of |x| is one.
 WHOLE = {f"aten.{op}" for op in ("round", "floor", "ceil", "trunc")}
-STEPS = {"aten.sign", "aten.sgn", *WHOLE}
+STEPS = {"aten.sign", "aten.sgn", "aten.remainder", "aten.fmod", "aten.frexp[0]", *WHOLE}
+# Of what it makes the size is none of a sign's, which a code of it would lose near zero.
+SIGN = "another value takes its sign, which codes of what is near zero do not tell"
 FRACTION = "its whole part is read beside it: of what is left codes would leave nothing"
 
 
@@ -33,10 +35,15 @@ def hoist_discrete(pair: Pair, policy: Policy) -> None:
     def sources_of(node: fx.Node) -> list[fx.Node]:
         return [n for n in ancestors([node], floats.__contains__) if n in floats]
 
-    for node in nodes:
-        if op_name(node) in WHOLE and _fraction_is_read(node):
-            for source in sources_of(node):
-                floats[source].owner.meta[EXACT] = FRACTION
+    def keep_exact(node: fx.Node, why: str) -> None:
+        for source in sources_of(node):
+            floats[source].owner.meta[EXACT] = why
+
+    for node in known(pair):
+        if _is_whole(node) and _fraction_is_read(node):
+            keep_exact(node, FRACTION)
+        if op_name(node) == "aten.copysign":
+            keep_exact(node.args[1], SIGN)
 
     coded: set[Storage] = set()
     if policy.lossy:
@@ -75,8 +82,15 @@ def _last(pair: Pair, nodes: list[fx.Node]) -> list[fx.Node]:
 def _is_discrete(node: fx.Node) -> bool:
     op = node.args[0] if node.target is operator.getitem else node
     made_of_floats = any(is_float(n) for n in op.all_input_nodes)
-    steps = op_name(node) in STEPS or not (is_float(node) or node.meta.get(NUMBERS))
+    is_step = op_name(node) in STEPS or _is_whole(node)
+    steps = is_step or not (is_float(node) or node.meta.get(NUMBERS))
     return tensor(node) is not None and made_of_floats and steps
+
+
+def _is_whole(node: fx.Node) -> bool:
+    """Whether floats are rounded to whole numbers, be they quotients."""
+    rounds = op_name(node) in WHOLE or node.kwargs.get("rounding_mode") is not None
+    return rounds and is_float(node)
 
 
 def _fraction_is_read(whole: fx.Node) -> bool:
