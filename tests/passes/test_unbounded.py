@@ -37,11 +37,28 @@ def pooled(x, w, a):
     return F.lp_pool2d((x @ w).relu().view(4, 4, 16, 16), 2, 2) * a
 
 
+def digamma(x, w, a):
+    return torch.digamma((x @ w).abs() + 1e-3) * a
+
+
+def log_gamma(x, w, a):
+    return torch.lgamma(F.softplus(x @ w)) * a
+
+
+def polygamma(x, w, a):
+    return torch.polygamma(1, (x @ w).square() + 1e-3) * a
+
+
+def zeta(x, w, a):
+    return torch.special.zeta(3.0, (x @ w).exp() - 0.9) * a
+
+
 def is_refused(graph):
     return any(why.startswith(WHY) for why in graph.why)
 
 
 POLES = (root, quotient, reciprocal_root, logarithm, products, pooled)
+POLES += (digamma, log_gamma, polygamma, zeta)
 
 
 def inputs():
@@ -111,12 +128,40 @@ def straight_through(x):
     return (x.round() - x).detach() + x
 
 
+def segments(reduce):
+    def f(x, w, a):
+        lengths = torch.full((4,), 4)
+        return torch.segment_reduce(x @ w, reduce, lengths=lengths) * a
+
+    f.__name__ = f"segments_{reduce}"
+    return f
+
+
+def learned_grid(x, w, a):
+    return torch._fake_quantize_learnable_per_tensor_affine(
+        x @ w, a[None].abs(), torch.zeros(1), -8, 7, 1.0
+    )
+
+
+def learned_grids(x, w, a):
+    scales = a.expand(256)
+    return torch._fake_quantize_learnable_per_channel_affine(
+        x @ w, scales, torch.zeros(256), 1, -8, 7, 1.0
+    )
+
+
+COMPARED = "an operator of the backward compares or rounds it: as it is, or not at all"
 WHOLE = "its whole part is read beside it: of what is left codes would leave nothing"
 EXACT = {
     places: "it says where something is read: what is read aside is something else",
     weights_of_places: WHOLE,
     fraction: WHOLE,
     learned_step: WHOLE,
+    segments("max"): COMPARED,
+    segments("min"): COMPARED,
+    segments("prod"): COMPARED,
+    learned_grid: COMPARED,
+    learned_grids: COMPARED,
 }
 
 

@@ -23,10 +23,21 @@ POLES = {
     f"aten.{op}": (0, (0.0,)) for op in ("reciprocal", "rsqrt", "sqrt", "log", "log2", "log10")
 }
 POLES |= {"aten.div": (1, (0.0,)), "aten.log1p": (0, (-1.0,)), "aten.erfinv": (0, (-1.0, 1.0))}
+# They grow without a bound near 0, -1, -2, …
+POLES |= {f"aten.{op}": (0, (0.0, -1.0)) for op in ("lgamma", "digamma")}
+POLES |= {f"aten.{op}": (1, (0.0, -1.0)) for op in ("polygamma", "special_zeta")}
 # Of what is near zero they make quotients of products.
 PRODUCTS = ("aten.prod", "aten.cumprod", "aten.scatter_reduce")
 # What reads a picture at places that are given: which argument they are.
 PLACES = {f"aten.grid_sampler_{n}d_backward": 2 for n in (2, 3)}
+PLACES |= {"aten.cudnn_grid_sampler_backward": 1}
+# What compares or rounds within one operator, so that nothing of it can be kept: which arguments.
+COMPARED = {"aten._segment_reduce_backward": (1, 2)}  # the largest with each, or quotients of them
+COMPARED |= {
+    f"aten._fake_quantize_learnable_per_{of}_affine_backward": (1, 2, 3)
+    for of in ("tensor", "channel")
+}
+UNCOMPARED = ("sum", "mean")  # of which a segment's gradient is read from no value
 ALGEBRA = ("linalg_", "cdist_", "pdist_", "cholesky", "triangular_solve", "householder", "lu_")
 ENTRYWISE = ("aten.linalg_cross", "aten.linalg_vector_norm")  # a vector at a time: well conditioned
 SEVERAL = ("aten.var_mean",)  # results that are asked about one by one
@@ -53,6 +64,8 @@ def why_unbounded(pair: Pair, storage: Storage, known: Ranges) -> str | None:
         return "the backward divides by it or takes its root: near zero an error has no bound"
     if meets(pair, storage, _is_place, lambda user, _: is_elementwise(user)):
         return "it says where something is read: what is read aside is something else"
+    if meets(pair, storage, _is_compared, lambda user, _: is_elementwise(user)):
+        return "an operator of the backward compares or rounds it: as it is, or not at all"
     if meets(pair, storage, lambda user, _: _is_algebra(user), is_function):
         return CONDITIONED
     return None
@@ -95,6 +108,12 @@ def _has_pole(user: fx.Node, value: fx.Node, known: Ranges) -> bool:
 def _is_place(user: fx.Node, value: fx.Node) -> bool:
     at = PLACES.get(op_name(user))
     return at is not None and user.args[at] is value
+
+
+def _is_compared(user: fx.Node, value: fx.Node) -> bool:
+    at = COMPARED.get(op_name(user), ())
+    reads = any(user.args[i] is value for i in at)
+    return reads and not any(arg in UNCOMPARED for arg in user.args if isinstance(arg, str))
 
 
 def _is_part(node: fx.Node) -> bool:
