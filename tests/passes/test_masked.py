@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from .tools import gradients, partitioned, relative
+from .tools import gradients, leaf, partitioned, relative
 
 LOSSY = {p: {"preset": p, "min_bytes": 0} for p in ("balanced", "compact")}
 LIMIT = {"balanced": 0.02, "compact": 0.2}
@@ -103,3 +103,51 @@ def test_pieces_that_meet_no_softmax_are_encoded():
         return torch.cat([q, k], -1).exp().sin() @ torch.cat([v, v], -1).mT
 
     assert not is_refused(partitioned(joined, *inputs(), policy=LOSSY["balanced"]))
+
+
+LOWEST = -torch.inf
+
+
+def put(h, where, value=LOWEST):
+    h = h.clone()
+    h[where] = value
+    return h
+
+
+PUT = {
+    "slice": lambda h, m: put(h, (..., slice(40, None))),
+    "row": lambda h, m: put(h, (..., 5)),
+    "index_copy": lambda h, m: h.index_copy(1, torch.tensor([3, 7]), torch.full((N, 2), LOWEST)),
+    "masked_scatter": lambda h, m: h.masked_scatter(~CAUSAL, torch.full((N, N), LOWEST)),
+    "diagonal": lambda h, m: h.diagonal_scatter(torch.full((N,), LOWEST)),
+    "scatter_reduce": lambda h, m: torch.full_like(h, LOWEST).scatter_reduce(
+        0, (torch.arange(N) // 4 * 4)[:, None].expand(N, N), h, "amax"
+    ),
+    "an input": lambda h, m: h + m,
+    "made of an input": lambda h, m: h + (1 - m.exp()) * -1e9,
+}
+
+
+@pytest.mark.parametrize("f", [F.softplus, F.logsigmoid], ids=["softplus", "logsigmoid"])
+@pytest.mark.parametrize("name", PUT)
+def test_exponentials_of_masked_values(name, f):
+    torch.manual_seed(0)
+    x, w = leaf(N, N), (torch.randn(N, N) / 8).requires_grad_()
+    mask = torch.zeros(N, N).masked_fill(~CAUSAL, LOWEST)
+
+    def run(x, w, mask):
+        return f(PUT[name](x @ w, mask)).clamp(min=-50)
+
+    exact, found = (gradients(run, x, w, mask, policy=p)[1:] for p in ("eager", LOSSY["balanced"]))
+    assert max(map(relative, found, exact)) < LIMIT["balanced"]
+
+
+def test_inputs_that_are_no_masks():
+    """What the rest is made of, what is trained, and what no exponential is taken of."""
+
+    def run(x, w, b, c):
+        return F.silu(x + x @ w) * F.softplus(x @ w + b) * ((x @ w).sin() + c).square()
+
+    x, c = torch.randn(N, N), torch.randn(N, N)
+    graph = partitioned(run, x, leaf(N, N), leaf(N, N), c, policy=LOSSY["balanced"])
+    assert not is_refused(graph)
