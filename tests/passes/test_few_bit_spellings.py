@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .test_few_bit import ONE, THREE, hidden
-from .tools import leaf, partitioned
+from .tools import gradients, leaf, partitioned, relative
 
 
 def mixed_precision(act):
@@ -70,15 +70,26 @@ CUSTOM = {
     "chained": lambda h: F.silu(F.gelu(h)),
     "root": lambda h: torch.sqrt(1 + h * h),
     "bounded": lambda h: F.gelu(h).clamp(-0.1, 1),
+    "rectified": lambda h: F.silu(F.relu(h)),
 }
+# Whose derivative goes to 0 with their input have one where it is asked for.
+VANISHING = [CUSTOM["lisht"], CUSTOM["root"], lambda h: h.cosh().log()]
 
 
 @pytest.mark.parametrize("act", CUSTOM.values(), ids=CUSTOM)
 def test_levels_are_fitted_to_what_has_no_name(act):
-    g = partitioned(hidden(act), leaf(8, 64), leaf(64, 64), policy=THREE)
+    policy = {**THREE, "rules": {"few_bit": True}} if act in VANISHING else THREE
+    g = partitioned(hidden(act), leaf(8, 64), leaf(64, 64), policy=policy)
     (site,) = (site for site in g.plan.sites if site.nbytes)
     assert site.action.startswith("3-bit code of a function of it, off by at most ")
     assert (g.forward.ops["fxmem.classify"], g.backward.ops["fxmem.lookup"]) == (1, 1)
+
+
+@pytest.mark.parametrize("act", VANISHING, ids=("lisht", "root", "log cosh"))
+def test_small_values_keep_their_gradient_where_a_derivative_vanishes(act):
+    given = leaf(64, 64), (torch.randn(64, 64) / 100).requires_grad_()
+    exact, found = (gradients(hidden(act), *given, policy=p)[1:] for p in ("eager", THREE))
+    assert max(map(relative, found, exact)) < 0.2
 
 
 def test_weight_of_a_frozen_pair_whose_other_half_is_not_trained():

@@ -46,6 +46,8 @@ class Curve:
     def vanishes(self) -> bool:
         """Whether it goes to 0 with its argument: its steps, which are absolute, do not."""
         values = np.frombuffer(self.values)
+        if any(abs(low) <= TINY for low, *_ in self.jumps):
+            return False  # it jumps there
         return bool(abs(values[GRID == 0]) <= 1e-6 * np.abs(values).max())
 
 

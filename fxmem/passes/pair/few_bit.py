@@ -29,6 +29,7 @@ BITS = 3
 # the gradient of a SiLU's code is 5.3, 6.1 and 3.5 % off in 4, 5 and 8 bits, encoded 10.4, 5.1, .7.
 MOST_BITS = 4
 LOSS = "a loss is made of it: near the least of it nothing would be left of the gradient"
+VANISHES = "its function goes to 0 with it: of small values nothing would be left of the gradient"
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,8 @@ def _match(pair: Pair, storage: Storage, cones: Cones, cone: Cone, policy: Polic
     arriving = cones.arriving(cone)
     if arriving == 1 or (arriving < numel(cone.root) and weight.vanishes):
         raise NoCode(LOSS)
+    if weight.vanishes and not policy.asks(FewBit.name):
+        raise NoCode(VANISHES)
     if not _is_idle(pair, storage, cone):
         raise NoCode("the backward reads more of it than its derivative: a code serves one")
     bits = policy.option(FewBit.name, "bits", policy.bits or BITS)
