@@ -140,3 +140,25 @@ def test_positions_turn_as_ever():
     assert [r.op for r in (e.residual for e in exact.plan.entries)] == [
         r.op for r in (e.residual for e in compact.plan.entries)
     ]
+
+
+SUMMED = {
+    "groups": lambda h: h.view(64, 8, 8).logsumexp(-1),
+    "a temperature": lambda h: 0.05 * (h / 0.05).logsumexp(0),
+    "lower precision": lambda h: h.bfloat16().float().logsumexp(-1),
+    "of what is bent": lambda h: F.gelu(h).logsumexp(-1),
+    "running": lambda h: torch.logcumsumexp(h, -1),
+    "Sinkhorn": lambda h: (h - h.logsumexp(0)).logsumexp(1),
+}
+
+
+@pytest.mark.parametrize("f", SUMMED.values(), ids=SUMMED)
+def test_logarithms_of_sums_of_exponentials(f):
+    """An error in a wide logit is a relative one of its share in the sum."""
+    torch.manual_seed(0)
+    given = torch.randn(64, 64), (2.5 * torch.randn(64, 64)).requires_grad_()
+    exact = gradients(lambda x, w: f(x @ w), *given)[1:]
+    for preset, bound in BOUNDS.items():
+        policy = {"preset": preset, "min_bytes": 0}
+        found = gradients(lambda x, w: f(x @ w), *given, policy=policy)[1:]
+        assert max(map(relative, found, exact)) < bound

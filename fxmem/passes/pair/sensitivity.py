@@ -86,18 +86,49 @@ def is_probability(node: fx.Node) -> bool:
 
 
 def logits(pair: Pair) -> set[fx.Node]:
-    """Return the forward's nodes that are logits of a log-softmax, its results or their exp."""
+    """Return the forward's nodes that are logits of a log-softmax, its results or their exp.
+
+    And logits of log-sum-exp, of which the backward alone makes probabilities.
+    """
     subtractions = pair.forward.graph.find_nodes(op="call_function", target=aten.sub.Tensor)
     log_softmaxes = [n for n in subtractions if _is_normaliser(n.args[1])]
     found = set(ancestors(log_softmaxes, lambda n: not is_elementwise(n)))
     exponentials = pair.forward.graph.find_nodes(op="call_function", target=aten.exp.default)
-    return found.union(n for n in exponentials if owner(n.args[0]) in found)
+    found |= {n for n in exponentials if owner(n.args[0]) in found}
+    return found | _log_sum_inputs(pair)
+
+
+def _log_sum_inputs(pair: Pair) -> set[fx.Node]:
+    """Return what the backward takes exp(x - log Σ exp(x)) of, or of running sums."""
+    own = {n.name: n for n in pair.forward.graph.nodes}
+    running = pair.forward.graph.find_nodes(op="call_function", target=aten.logcumsumexp.default)
+    summed = ancestors((n.args[0] for n in running), lambda n: not is_elementwise(n))
+    found = {*running, *summed}
+    for node in pair.backward.graph.find_nodes(op="call_function", target=aten.exp.default):
+        shifted = _uncast(node.args[0])
+        if shifted.target is aten.sub.Tensor and isinstance(shifted.args[1], fx.Node):
+            x, total = shifted.args[0], _uncast(shifted.args[1])
+            if _is_log_sum(own.get(total.name, total)):
+                made_of = ancestors([x], lambda n: not is_elementwise(n))
+                found |= {owner(own[n.name]) for n in made_of if n.name in own}
+    return found
+
+
+def _is_log_sum(value: fx.Node) -> bool:
+    """Whether a value is log(sum) + largest."""
+    logs = [n for n in map(_uncast, _uncast(value).all_input_nodes) if op_name(n) == "aten.log"]
+    is_sum = any(op_name(_uncast(log.args[0])) == "aten.sum" for log in logs)
+    return is_sum and op_name(_uncast(value)) == "aten.add"
+
+
+def _uncast(value: fx.Node) -> fx.Node:
+    while is_view(value) or op_name(value) in CASTS:
+        value = value.args[0]
+    return value
 
 
 def _is_normaliser(value: fx.Node | float) -> bool:
-    while isinstance(value, fx.Node) and (is_view(value) or op_name(value) in CASTS):
-        value = value.args[0]
-    return isinstance(value, fx.Node) and op_name(value) in NORMALISERS
+    return isinstance(value, fx.Node) and op_name(_uncast(value)) in NORMALISERS
 
 
 def is_elementwise(node: fx.Node) -> bool:
