@@ -213,10 +213,13 @@ aten.rsqrt float32[64, 1] 256 -> 256: kept: a statistic: small, and its exactnes
             return F.layer_norm(x @ w, (16,))
 
         g = partitioned(f, *rows(16, 1.0), policy=options("balanced"))
-        self.assertExpectedInline(g.kept_set, """\
+        self.assertExpectedInline(
+            g.kept_set,
+            """\
 aten.mm float32[64, 16] 4096 -> 1056: 8 bits, groups of 64
 aten.var_mean[1] float32[64, 1] 256 -> 256: kept: what an operator returns beside its main output (log-sum-exp, state) stays exact
-aten.rsqrt float32[64, 1] 256 -> 256: kept: a statistic: small, and its exactness matters""")
+aten.rsqrt float32[64, 1] 256 -> 256: kept: a statistic: small, and its exactness matters""",
+        )
 
     def test_exact_and_without_codes_nothing_changes(self):
         for policy in ("exact", {"preset": "compact", "rules": {"encode": False}}):
