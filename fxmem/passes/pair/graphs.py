@@ -132,7 +132,8 @@ class Pair:
     def keep(self, value: fx.Node) -> fx.Node:
         """Keep one more tensor; return the backward's placeholder for it, of the same name."""
         self.__dict__.pop("activations", None)  # the forward may have grown
-        value._rename(f"{value.name}_kept")  # its own may be taken in the backward
+        if value.op != "placeholder":
+            value._rename(f"{value.name}_kept")  # its own may be taken in the backward
         value.meta["saved_tensor_with_no_vc_check"] = False  # those that have it come last
         self._return([*self.outputs, value, *self._returned()[self.num_outputs :]])
         sizes = torch.SymInt | torch.SymFloat | torch.SymBool

@@ -117,15 +117,20 @@ def _narrow(statistic: fx.Node | float) -> fx.Node | float:
 
 
 def _source(node: fx.Node) -> fx.Node:
-    while is_view(node) or op_name(node) in CASTS:
+    while is_view(node) or op_name(node) in CASTS or _is_multiple(node):
         node = node.args[0]
     return node
+
+
+def _is_multiple(node: fx.Node) -> bool:
+    """Whether it is one of a number, as a norm's factor in use is."""
+    return node.target is aten.mul.Tensor and node.args[1] in (1, 1.0)
 
 
 def _is_statistic(node: fx.Node | float, x: fx.Node) -> bool:
     """Whether a tensor has one element for many of another's, and is broadcast to it."""
     value = tensor(node)
-    if value is None or node.op != "call_function" or value.dim() > tensor(x).dim():
+    if value is None or value.dim() > tensor(x).dim():
         return False
     return 1 < (numel(node) or 0) < (numel(x) or 0)
 
