@@ -19,8 +19,9 @@ from fxmem.compat import may_recompute
 from fxmem.passes import rule
 from fxmem.passes.graph import copied, regions
 from fxmem.passes.joint.codes import join_codes, recomputable, split_codes
-from fxmem.passes.joint.copies import COPIES, recompute_copies, recompute_integers
+from fxmem.passes.joint.copies import COPIES, recompute_copies
 from fxmem.passes.joint.cut import budget_of, cut
+from fxmem.passes.joint.inputs import recompute_integers
 from fxmem.passes.joint.overwritten import keep_overwritten
 from fxmem.passes.joint.parameters import static_inputs
 from fxmem.passes.joint.regions import keep_region_outputs
@@ -102,6 +103,7 @@ class Partitioner(CustomPartitionerFn):
             recompute_random(gm)
         if self.policy.allows("remat"):
             split_codes(gm)
+            recompute_integers(gm)
         pair, plan = self._planned(gm, joint_inputs, **kwargs)
         pair.forward.meta[PLAN] = plan
         return pair, plan
@@ -181,7 +183,6 @@ class Partitioner(CustomPartitionerFn):
         more = recomputable(gm)
         if self.policy.allows("remat"):
             recompute_copies(gm)
-            recompute_integers(gm)
             more |= COPIES
         with may_recompute(more):
             halves, refused = cut(gm, joint_inputs, self.policy, far, **kwargs)

@@ -17,10 +17,14 @@ PAIR_TOOLS = tuple(
     for name in (
         *("graphs", "rewrite", "eligible", "sensitivity", "allocate"),
         *("cones", "products", "curves", "steps", "hoist"),
-        *("masked", "ranges", "unbounded", "codable", "companions"),
+        *("masked", "ranges", "unbounded", "codable", "companions", "places"),
     )
 )
-TOOLS = ("torch", "fxmem.passes.graph", "fxmem.passes.bits", *DECISIONS)
+TOOLS = (
+    "torch",
+    *(f"fxmem.passes.{name}" for name in ("graph", "operators", "emit", "bits")),
+    *DECISIONS,
+)
 RULE = Room((*TOOLS, "fxmem.passes.rule", *PAIR_TOOLS, "fxmem.activations", "fxmem.ops"))
 FORWARD_TOOLS = tuple(
     f"fxmem.passes.forward.{name}"
@@ -66,7 +70,9 @@ ROOMS = {
     "fxmem.activations": Room(("sympy", "numpy", "fxmem.activations")),
     "fxmem.ops": Room(("torch", "fxmem.ops", "fxmem.activations"), never=("torch.fx",)),
     "fxmem.passes": Room(("fxmem.passes",)),
-    "fxmem.passes.bits": Room(("torch", "fxmem.ops", "fxmem.passes.graph")),
+    "fxmem.passes.bits": Room((*TOOLS, "fxmem.ops")),
+    "fxmem.passes.emit": Room(("torch",)),
+    "fxmem.passes.operators": Room(("torch",)),
     "fxmem.passes.graph": Room(("torch", "fxmem.plan")),
     "fxmem.passes.paths": Room(("torch",)),
     "fxmem.passes.registry": Room(("fxmem.passes.pair",)),
@@ -80,6 +86,7 @@ ROOMS = {
     NORMS: Room((*FORWARD, NORMS)),
     "fxmem.passes.joint": Room((*RULE.may, "fxmem.passes.joint")),
     "fxmem.passes.joint.*": RULE,
+    "fxmem.passes.joint.inputs": Room((*TOOLS, "fxmem.passes.joint.copies")),
     REVERSIBLE: Room((*TOOLS, REVERSIBLE)),
     f"{REVERSIBLE}.shrinking": Room((*TOOLS, REVERSIBLE, "fxmem.ops")),
     f"{REVERSIBLE}.streams": Room((*TOOLS, REVERSIBLE, "fxmem.ops")),

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import fx
 
 from fxmem import ops
-from fxmem.passes.graph import aten
+from fxmem.passes.emit import Emit, Sizes
+from fxmem.passes.graph import aten, tensor
+from fxmem.passes.operators import CAST
 
-Emit = Callable[..., fx.Node]  # adds a node: emit(operator, *arguments)
-Sizes = Sequence[int | fx.Node]
 STREAM = 8  # bits of a number that one stream holds at most
-cast = torch.ops.prims.convert_element_type.default
 
 
 def packed_bytes(numel: int, bits: int) -> int:
@@ -35,10 +35,13 @@ def unpack(
     dtype: torch.dtype,
 ) -> fx.Node:
     """Unpack what `pack` made into numbers of that size and dtype, and of dense strides."""
+    unpacked = partial(emit, torch.ops.fxmem.unpack.default)
+    if dtype == torch.bool:
+        return unpacked(*streams, size, stride, bits, dtype)
 
     def part(stream: fx.Node, shift: int, width: int) -> fx.Node:
-        low = emit(torch.ops.fxmem.unpack.default, stream, size, stride, width, torch.uint8)
-        whole = emit(cast, low, dtype)
+        low = unpacked(stream, size, stride, width, torch.uint8)
+        whole = emit(CAST, low, dtype)
         return emit(aten.bitwise_left_shift.Tensor_Scalar, whole, shift) if shift else whole
 
     found, *others = map(part, streams, *zip(*_streams(bits), strict=True))
@@ -51,7 +54,9 @@ def _pack(emit: Emit, numbers: fx.Node, shift: int, width: int) -> fx.Node:
     if shift:
         numbers = emit(aten.bitwise_right_shift.Tensor_Scalar, numbers, shift)
     # What does not fit into a byte is dropped by the cast, and the rest above `width` by `pack`.
-    return emit(torch.ops.fxmem.pack.default, emit(cast, numbers, torch.uint8), width)
+    if tensor(numbers).dtype != torch.bool:
+        numbers = emit(CAST, numbers, torch.uint8)
+    return emit(torch.ops.fxmem.pack.default, numbers, width)
 
 
 def _streams(bits: int) -> Iterator[tuple[int, int]]:

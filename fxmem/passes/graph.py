@@ -1,4 +1,4 @@
-"""Tools on FX graphs: views and their storage, bytes, where a value comes from, new nodes.
+"""Tools on FX graphs: views and their storage, bytes, where a value comes from.
 
 A view is not a tensor: q, k and v may be three views of one storage. What is kept is storages.
 """
@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._guards import detect_fake_mode
 from torch._higher_order_ops.invoke_subgraph import invoke_subgraph
+from torch.utils.checkpoint import CheckpointPolicy
 
 from fxmem.compat import hint
 from fxmem.plan import Residual
@@ -23,16 +23,6 @@ from fxmem.plan import Residual
 aten = torch.ops.aten
 # Views that their schema does not declare, because they promise nothing about aliasing.
 UNDECLARED_VIEWS = (aten._unsafe_view.default, aten.reshape.default)
-# What new nodes inherit from the value that they stand for: its origin, for reports and profiles.
-ORIGIN = (
-    "nn_module_stack",
-    "fwd_nn_module_stack",
-    "stack_trace",
-    "original_aten",
-    "from_node",
-    "seq_nr",
-)
-
 EXACT = "fxmem_exact"  # in a node's meta: why it must be kept without loss, in a sentence
 NUMBERS = "fxmem_numbers"  # in a node's meta: integers that stand for floats, one an element
 SKETCH_OF = "fxmem_sketch_of"  # the Residual that a sketch is kept in place of, and what it is
@@ -115,6 +105,12 @@ def from_tangents(graph: fx.Graph) -> set[fx.Node]:
     return tainted
 
 
+def prefer_recompute(node: fx.Node) -> None:
+    """Let the cut recompute a value in the backward, unless the user asked for something else."""
+    # What torch.utils.checkpoint asks for comes first.
+    node.meta.setdefault("recompute", CheckpointPolicy.PREFER_RECOMPUTE)
+
+
 def regions(module: fx.GraphModule, kept: Iterable[fx.Node]) -> list[fx.GraphModule]:
     """Return the nested compiled regions that return what is `kept`, one entry a call."""
     calls = dict.fromkeys(n.args[0] for n in kept if leaves_region(n))
@@ -174,30 +170,6 @@ def describe(node: fx.Node, name: str, size: int) -> Residual:
     shape = tuple(s if isinstance(s, int) else str(s) for s in value.shape)
     dtype = str(value.dtype).removeprefix("torch.")
     return Residual(name, module_path(node), op_name(node), shape, dtype, size)
-
-
-def emit(
-    graph: fx.Graph, target: Callable, *args: Any, like: fx.Node | None = None, **kwargs: Any
-) -> fx.Node:
-    """Add a node at the graph's insertion point; its fake kernel says what it computes.
-
-    Args:
-        like: the node whose origin (module, stack trace) the new one inherits, and whose fake mode
-            where no argument is a node.
-        kwargs: no nodes among them.
-    """
-    node = graph.call_function(target, args, kwargs)
-    values = fx.map_arg(args, lambda n: n.meta["val"])
-    beside = None if like is None else like.meta.get("val")
-    fake_mode = detect_fake_mode(torch.utils._pytree.tree_leaves((values, beside)))
-    if target is operator.getitem or fake_mode is None:
-        node.meta["val"] = target(*values, **kwargs)
-    else:
-        with fake_mode:
-            node.meta["val"] = target(*values, **kwargs)
-    if like is not None:
-        node.meta.update({key: like.meta[key] for key in ORIGIN if key in like.meta})
-    return node
 
 
 def copied(module: fx.GraphModule) -> fx.GraphModule:

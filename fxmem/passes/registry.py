@@ -7,8 +7,7 @@ sketches is said last.
 
 from fxmem.passes.pair.encode import Encode
 from fxmem.passes.pair.few_bit import FewBit
-from fxmem.passes.pair.masks import Masks
-from fxmem.passes.pair.places import Places
+from fxmem.passes.pair.packed import MASKS, PLACES
 from fxmem.passes.pair.sketched import Sketched
 
-RULES = (FewBit(), Masks(), Places(), Encode(), Sketched())
+RULES = (FewBit(), MASKS, PLACES, Encode(), Sketched())

@@ -9,11 +9,11 @@ from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fxmem.compat import hint
+from fxmem.passes.emit import emit
 from fxmem.passes.graph import (
     ancestors,
     copied,
     describe,
-    emit,
     from_tangents,
     is_view,
     module_path,

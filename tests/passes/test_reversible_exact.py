@@ -148,28 +148,36 @@ class Value(torch.autograd.Function):
         return grad, None
 
 
-def written_out(a, b, *ws):
+def written_out(a, b, *ws, couple=torch.add):
     """A module's own integer streams, which float ones carry the gradient of."""
     a, b = a.sin(), b.cos()
     m, n = ((s.detach() * 2**16).round().to(torch.int32) for s in (a, b))
     a, b = Value.apply(a, m), Value.apply(b, n)
     for w in ws:
         f = branch(b, w)
-        m, n = n, m + (f.detach() * 2**16).round().to(torch.int32)
-        a, b = b, Value.apply(a + f, n)
+        m, n = n, couple(m, (f.detach() * 2**16).round().to(torch.int32))
+        a, b = b, Value.apply(couple(a, f), n)
     return a * b
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("depth", [6, 20])
-def test_integer_streams_of_a_module(depth):
+@pytest.mark.parametrize(
+    "couple",
+    [torch.add, lambda s, f: torch.sub(f, s), lambda s, f: torch.add(f, s, alpha=-1)],
+    ids=["sum", "difference", "sum with the negative"],
+)
+def test_integer_streams_of_a_module(couple, depth):
+    def f(*given):
+        return written_out(*given, couple=couple)
+
     given = *inputs(8, 16), *weights(depth)
     asked = {"rules": {"reversible": {"force": True}}}
-    g = partitioned(written_out, *given, policy=asked)
+    g = partitioned(f, *given, policy=asked)
     assert links(g.plan) == [depth]
     assert "int32" in g.plan.notes[0] and "kept" not in g.plan.notes[0]
     assert g.plan.after <= 4 * STATE
-    found, plain = (gradients(written_out, *given, policy=p) for p in (asked, OFF))
+    found, plain = (gradients(f, *given, policy=p) for p in (asked, OFF))
     assert all(torch.equal(x, y) for x, y in zip(found, plain, strict=True))
 
 

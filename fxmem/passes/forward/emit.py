@@ -13,9 +13,9 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 import fxmem.ops  # noqa: F401  the operators that rules emit are defined there
+from fxmem.passes.emit import origin
 from fxmem.passes.forward.activations import Activation
 from fxmem.passes.forward.effects import readers
-from fxmem.passes.graph import ORIGIN
 
 VALUES = ("val", "example_value")
 
@@ -23,7 +23,7 @@ VALUES = ("val", "example_value")
 def emit(graph: fx.Graph, like: fx.Node, target: Callable, *args: Any, **kwargs: Any) -> fx.Node:
     """Add a call at the insertion point; its fake kernel says what it computes where tracers do."""
     node = graph.call_function(target, args, kwargs)
-    node.meta = {key: like.meta[key] for key in ORIGIN if key in like.meta}
+    node.meta = origin(like)
     for key in VALUES:
         mode = getattr(like.meta.get(key), "fake_mode", None)
         if mode is not None:

@@ -18,13 +18,14 @@ from torch import fx, nn
 from fxmem.compat import hint
 from fxmem.integer.functional import geometry, operator_of
 from fxmem.integer.methods import kept_bits
+from fxmem.passes.emit import origin
 from fxmem.passes.forward.constants import attribute
 from fxmem.passes.forward.dialect import module_of, op
 from fxmem.passes.forward.differentiated import differentiated
 from fxmem.passes.forward.emit import erase
 from fxmem.passes.forward.nested import called, unread
 from fxmem.passes.forward.traced import dtype_of, shape_of, traced
-from fxmem.passes.graph import ORIGIN, ancestors, module_path
+from fxmem.passes.graph import ancestors, module_path
 from fxmem.plan import Plan, Refusal, Residual, Site
 from fxmem.policy import Policy
 
@@ -170,11 +171,11 @@ def _flat(value: Any, name: str) -> Any:
 def _replace(graph: fx.Graph, node: fx.Node, method: str) -> None:
     given, weight = _given(node), _weight(node)
     steps = [list(it) if isinstance(it, tuple) else it for it in _steps(given, weight)]
-    flat, origin = weight.dim() == 3, {key: node.meta[key] for key in ORIGIN if key in node.meta}
+    flat = weight.dim() == 3
 
     def add(target: Callable, *args: Any) -> fx.Node:
         new = graph.call_function(target, args)
-        new.meta = dict(origin)
+        new.meta = origin(node)
         return new
 
     with graph.inserting_before(node):

@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterator
 import torch
 from torch import fx
 
-from fxmem.passes.graph import NUMBERS, ORIGIN, nbytes, numel
+from fxmem.passes.emit import origin
+from fxmem.passes.graph import NUMBERS, nbytes, numel
 
 LAYERS = [f"fxmem::{kind}_{of}" for kind in ("integer", "binary") for of in ("linear", "conv2d")]
 CODES = [f"{layer}_codes" for layer in LAYERS]
@@ -64,7 +65,8 @@ def _split(graph: fx.Graph, layer: fx.Node, items: list[fx.Node]) -> None:
         item.meta[NUMBERS] = item.args[1] == 1 and nbytes(item) == numel(layer.args[0])
     with graph.inserting_after(layer):
         codes = graph.call_function(*_call(layer))
-    codes.meta = {key: layer.meta[key] for key in (*ORIGIN, *ASKED) if key in layer.meta}
+    asked = {key: layer.meta[key] for key in ASKED if key in layer.meta}
+    codes.meta = origin(layer) | asked
     codes.meta["val"] = tuple(layer.meta["val"][1:])
     _replace(items, codes, -1)
 

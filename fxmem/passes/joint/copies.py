@@ -12,9 +12,9 @@ import torch
 from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
 
-from fxmem.passes.graph import aten, from_tangents, is_view, nbytes, owner, tensor
+from fxmem.passes.graph import aten, from_tangents, is_view, nbytes, owner, prefer_recompute, tensor
+from fxmem.passes.operators import CASTS
 
-CASTS = (torch.ops.prims.convert_element_type.default, aten._to_copy.default)
 FACTORS = (aten.mul.Tensor, aten.div.Tensor)
 PRODUCTS = (aten.mm.default, aten.bmm.default, aten.convolution_backward.default)
 # Copies that are not on torch's list of what may be recomputed.
@@ -23,48 +23,17 @@ COPIES = {
     *(aten.select_scatter, aten.copy, aten.repeat, aten.unfold, torch.ops.prims.rev),
 }
 
-CREATED = (torch.ops.prims.iota.default, aten.full.default)
-
 
 def recompute_copies(joint: fx.GraphModule) -> None:
     """Mark copies that the backward reads, where their sources are no bigger."""
     backward = from_tangents(joint.graph)
     for whole in joint.graph.find_nodes(op="call_function", target=aten.cat.default):
         if whole not in backward and _is_shared(whole, backward):
-            whole.meta.setdefault("recompute", CheckpointPolicy.PREFER_RECOMPUTE)
+            prefer_recompute(whole)
     for product in joint.graph.nodes:
         if product.target in PRODUCTS and product in backward:
             for factor in set(product.all_input_nodes) - backward:
                 _recompute(factor, backward)
-
-
-def recompute_integers(joint: fx.GraphModule) -> None:
-    """Mark whole numbers made of the caller's inputs alone: those are there anyway.
-
-    So are shifted labels, parts of a table's columns, and masks of what equals a label.
-    """
-    made: set[fx.Node] = set()
-    for node in joint.graph.nodes:
-        if not _is_whole(node) or not made.issuperset(node.all_input_nodes):
-            continue
-        if node.op == "placeholder":
-            made.add(node)
-        elif node.meta.get("recompute") != CheckpointPolicy.MUST_SAVE and _is_cheap(node):
-            made.add(node)
-            if node.all_input_nodes:
-                node.meta.setdefault("recompute", CheckpointPolicy.PREFER_RECOMPUTE)
-
-
-def _is_whole(node: fx.Node) -> bool:
-    value = tensor(node)
-    return value is not None and not (value.is_floating_point() or value.is_complex())
-
-
-def _is_cheap(node: fx.Node) -> bool:
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return False
-    copied = is_view(node) or node.target in (*CASTS, aten.clone.default, *CREATED)
-    return copied or torch.Tag.pointwise in node.target.tags or node.target.overloadpacket in COPIES
 
 
 def _is_shared(whole: fx.Node, backward: set[fx.Node]) -> bool:
@@ -85,8 +54,7 @@ def _recompute(factor: fx.Node, backward: set[fx.Node]) -> None:
     copy = chain[: chain.index(source)]
     if nbytes(owner(source)) <= nbytes(owner(factor)) and not all(map(is_view, copy)):
         for node in copy:
-            # What the user asked for with torch.utils.checkpoint comes first.
-            node.meta.setdefault("recompute", CheckpointPolicy.PREFER_RECOMPUTE)
+            prefer_recompute(node)
 
 
 def _source(node: fx.Node) -> fx.Node | None:

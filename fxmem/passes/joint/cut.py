@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import fx
 from torch._functorch import config
 
 from fxmem.compat import min_cut_rematerialization_partition
 from fxmem.passes.graph import copied, from_tangents
+from fxmem.passes.operators import is_drawn
 from fxmem.policy import Policy
 
 Halves = tuple[fx.GraphModule, fx.GraphModule]
@@ -71,7 +71,7 @@ def redrawn(backward: fx.GraphModule) -> list[fx.Node]:
 
 def _draws(node: fx.Node) -> bool:
     is_seed = str(node.target).startswith(("prims.inductor_seed.", "prims.inductor_seeds."))
-    return is_seed or torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    return is_seed or is_drawn(node)
 
 
 def _partition(

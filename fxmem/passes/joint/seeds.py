@@ -11,7 +11,7 @@ import torch
 from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
 
-from fxmem.passes.graph import tensor
+from fxmem.passes.graph import prefer_recompute, tensor
 
 prims = torch.ops.prims
 
@@ -22,10 +22,10 @@ def recompute_random(joint: fx.GraphModule) -> None:
     seeded = {getattr(prims, name).default for name in ("inductor_random", "inductor_randint")}
     for node in joint.graph.nodes:
         if node.target in seeded:
-            _prefer_recompute(node)
+            prefer_recompute(node)
             for user in node.users:
                 if tensor(user) is not None and tensor(user).dtype == torch.bool:
-                    _prefer_recompute(user)
+                    prefer_recompute(user)
 
 
 def keep_seeds(joint: fx.GraphModule) -> None:
@@ -34,8 +34,3 @@ def keep_seeds(joint: fx.GraphModule) -> None:
     for node in joint.graph.nodes:
         if node.target in drawn:
             node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
-
-
-def _prefer_recompute(node: fx.Node) -> None:
-    # What the user asked for with torch.utils.checkpoint comes first.
-    node.meta.setdefault("recompute", CheckpointPolicy.PREFER_RECOMPUTE)

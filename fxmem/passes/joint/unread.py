@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import fx
 
-from fxmem.passes.graph import aten, emit, owner, tensor
+from fxmem.passes.emit import emit
+from fxmem.passes.graph import aten, owner, tensor
 
 
 def forget_unread(joint: fx.GraphModule) -> None:

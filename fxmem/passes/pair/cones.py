@@ -10,15 +10,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import fx
 
-from fxmem.passes.graph import ancestors, aten, from_tangents, numel, tensor
+from fxmem.passes.graph import ancestors, from_tangents, numel, tensor
+from fxmem.passes.operators import LITERALS, is_pointwise
 from fxmem.passes.pair.graphs import Pair, Storage
-from fxmem.passes.pair.products import CASTS, Factors, products, shape, spread
+from fxmem.passes.pair.products import Factors, products, shape, spread
 from fxmem.passes.pair.sensitivity import is_elementwise
-
-LITERALS = (aten.full.default, aten.scalar_tensor.default, aten.lift_fresh_copy.default)
 
 
 @dataclass(frozen=True)
@@ -167,10 +165,3 @@ def _is_computed_float(node: fx.Node) -> bool:
 
 def _is_number(node: fx.Node) -> bool:
     return node.op == "get_attr" and tensor(node) is not None and tensor(node).numel() == 1
-
-
-def is_pointwise(node: fx.Node) -> bool:
-    """Whether each element is a function of one of each argument, and none is drawn."""
-    tags = getattr(node.target, "tags", ())
-    drawn = torch.Tag.nondeterministic_seeded in tags
-    return node.target in CASTS or (torch.Tag.pointwise in tags and not drawn)

@@ -13,8 +13,8 @@ from torch import fx
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fxmem.passes.graph import ancestors, aten
+from fxmem.passes.operators import is_cast
 from fxmem.passes.pair.cones import Cone, Exit
-from fxmem.passes.pair.products import CASTS
 
 # Of the root no more is known when compiling than that activations are of this size. Beyond, a code
 # knows no differences, so the function may change there by no more than FLAT times its span.
@@ -145,7 +145,7 @@ def _compute(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         constant = functools.reduce(getattr, node.target.split("."), node.graph.owning_module)
         return _exact(constant.detach().cpu().reshape(()))
     args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
-    if node.target in CASTS and node.meta["val"].is_floating_point():
+    if is_cast(node) and node.meta["val"].is_floating_point():
         return _exact(args[0])
     if node.target is aten.full.default:
         args = ([], args[1])  # a constant tensor of any size is one number

@@ -13,13 +13,13 @@ import functools
 from torch import fx
 
 from fxmem.passes.graph import ancestors, from_tangents, is_view, numel, op_name, tensor
+from fxmem.passes.operators import is_cast
 from fxmem.passes.pair.codable import refusals
 from fxmem.passes.pair.companions import refuse_dearer
 from fxmem.passes.pair.cones import arriving
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.passes.pair.hoist import hoist, is_float, is_movable, kept_floats, known, passed
 from fxmem.passes.pair.products import shape
-from fxmem.passes.pair.sensitivity import CASTS
 from fxmem.policy import Policy
 
 
@@ -99,8 +99,8 @@ def _is_gradient(difference: fx.Node, tainted: set[fx.Node]) -> bool:
 
 
 def _is_multiple(node: fx.Node) -> bool:
-    multiplies = op_name(node) in ("aten.mul", "aten.div", "aten.neg", *CASTS)
-    return multiplies and len(node.all_input_nodes) == 1
+    multiplies = op_name(node) in ("aten.mul", "aten.div", "aten.neg")
+    return (multiplies or is_cast(node)) and len(node.all_input_nodes) == 1
 
 
 def _is_power(node: fx.Node) -> bool:

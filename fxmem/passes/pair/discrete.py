@@ -30,7 +30,8 @@ FRACTION = "its whole part is read beside it: of what is left codes would leave 
 
 def hoist_discrete(pair: Pair, policy: Policy) -> None:
     """Move discrete functions of kept floats from the backward to the forward, where it pays."""
-    floats, nodes = kept_floats(pair), [n for n in known(pair) if _is_discrete(n)]
+    floats, computed = kept_floats(pair), known(pair)
+    nodes = [n for n in computed if _is_discrete(n)]
 
     def sources_of(node: fx.Node) -> list[fx.Node]:
         return [n for n in ancestors([node], floats.__contains__) if n in floats]
@@ -39,7 +40,7 @@ def hoist_discrete(pair: Pair, policy: Policy) -> None:
         for source in sources_of(node):
             floats[source].owner.meta[EXACT] = why
 
-    for node in known(pair):
+    for node in computed:
         if _is_whole(node) and _fraction_is_read(node):
             keep_exact(node, FRACTION)
         if op_name(node) == "aten.copysign":

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from fxmem.passes.graph import emit, numel, tensor
+from fxmem.passes.emit import Sizes, emit
+from fxmem.passes.graph import numel, tensor
 from fxmem.passes.pair.allocate import Width, allocate
 from fxmem.passes.pair.codable import refusals
 from fxmem.passes.pair.graphs import Pair, Storage
-from fxmem.passes.pair.rewrite import Sizes, is_dense, substitute
+from fxmem.passes.pair.rewrite import is_dense, substitute
 from fxmem.passes.pair.sensitivity import is_linear
 from fxmem.passes.rule import Match
 from fxmem.plan import Refusal, Site

@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from fxmem.ops.choice import prefers_native
 from fxmem.ops.decomposition import DECOMPOSITIONS
-from fxmem.passes.graph import ORIGIN, tensor
+from fxmem.passes.emit import origin
+from fxmem.passes.graph import tensor
 from fxmem.passes.pair.graphs import Pair
 
 
@@ -56,7 +57,7 @@ def _inline(graph: fx.Graph, node: fx.Node) -> None:
         for inner in traced.graph.nodes:
             if inner.op == "call_function":
                 env[inner] = graph.node_copy(inner, env.__getitem__)
-                env[inner].meta.update({k: node.meta[k] for k in ORIGIN if k in node.meta})
+                env[inner].meta.update(origin(node))
     results = [env[result] for result in tree_leaves(traced.graph.output_node().args)]
     _replace(graph, node, results)
 

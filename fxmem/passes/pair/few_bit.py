@@ -12,13 +12,15 @@ from torch import fx
 from torch._guards import detect_fake_mode
 
 from fxmem import ops
-from fxmem.passes.graph import aten, emit, numel, tensor
+from fxmem.passes.emit import Sizes, emit
+from fxmem.passes.graph import aten, numel, tensor
+from fxmem.passes.operators import CAST
 from fxmem.passes.pair.allocate import allocate
 from fxmem.passes.pair.cones import Cone, Cones, Exit
 from fxmem.passes.pair.curves import NoCode, curve
 from fxmem.passes.pair.eligible import why_exact
 from fxmem.passes.pair.graphs import Pair, Storage
-from fxmem.passes.pair.rewrite import Sizes, dense_strides, substitute
+from fxmem.passes.pair.rewrite import dense_strides, substitute
 from fxmem.passes.pair.steps import Steps, nearest
 from fxmem.passes.rule import Match
 from fxmem.plan import Refusal, Site
@@ -187,7 +189,6 @@ def _weigh(graph: fx.Graph, exit: Exit, weights: fx.Node, first: bool) -> None:
         multiply = functools.partial(emit, graph, aten.mul.Tensor, like=node)
         product = _product(multiply, weights, exit.factors, first)
         if tensor(product).dtype != dtype:
-            target = torch.ops.prims.convert_element_type.default
-            product = emit(graph, target, product, dtype, like=node)
+            product = emit(graph, CAST, product, dtype, like=node)
     node.target, node.args, node.kwargs = product.target, product.args, product.kwargs
     graph.erase_node(product)

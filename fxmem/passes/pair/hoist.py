@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import operator
 
 import torch
@@ -87,19 +88,13 @@ def _last_input(graph: fx.Graph) -> fx.Node:
 
 def passed(pair: Pair, storage: Storage, tainted: set[fx.Node]) -> list[fx.Node]:
     """Return what every path from a storage to the gradients passes (its post-dominators)."""
-    cone = {pair.taken(view.name) for view in storage.views}
-    unread = {node: len(node.users) for node in cone}  # users still to come of what came before
-    found = []
-    for node in pair.backward.graph.nodes:
-        sources = [n for n in node.all_input_nodes if n in cone]
-        if not sources or node in tainted or node.op != "call_function":
-            continue
-        cone.add(node)
-        for source in sources:
-            unread[source] -= 1
-            if not unread[source]:
-                del unread[source]
-        if not unread:
+    readers = {user for view in storage.views for user in pair.taken(view.name).users}
+    pending, found = sorted(readers), []
+    while pending and pending[0] not in tainted and pending[0].op == "call_function":
+        node = heapq.heappop(pending)
+        if not pending:
             found.append(node)
-        unread[node] = len(node.users)
+        for user in set(node.users) - readers:
+            heapq.heappush(pending, user)
+        readers.update(node.users)
     return found

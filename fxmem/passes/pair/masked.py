@@ -14,19 +14,19 @@ from torch import fx
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fxmem.passes.graph import ancestors, aten, is_view, op_name, owner, tensor
+from fxmem.passes.operators import LITERALS, is_cast
 from fxmem.passes.pair.graphs import Pair
-from fxmem.passes.pair.sensitivity import CASTS, is_elementwise
+from fxmem.passes.pair.sensitivity import is_elementwise
 
 LOWEST = -1e4  # half precision's is -65504
 ASSEMBLED = {f"aten.{op}" for op in ("cat", "stack", "scatter", "constant_pad_nd", "index_put")}
 ASSEMBLED |= {f"aten.{at}_scatter" for at in ("slice", "select", "diagonal", "masked")}
 ASSEMBLED |= {"aten.index_copy", "aten.index_fill", "aten.scatter_reduce", "aten.index_reduce"}
-LITERALS = ("aten.full", "aten.scalar_tensor", "aten.lift_fresh_copy")
 # Of -inf they make 0 or -1.
 BOUNDED = ("aten.exp", "aten.sigmoid", "aten.tanh", "aten.relu")
 # What leaves the lowest number the lowest, or makes it the largest.
 SUMS = ("aten.add", "aten.sub")
-SCALED = (*CASTS, *(f"aten.{op}" for op in ("mul", "div", "neg", "abs", "clone")))
+SCALED = {f"aten.{op}" for op in ("mul", "div", "neg", "abs", "clone")}
 LARGEST = ("aten.amax", "aten.max", "prims.prepare_softmax_online")
 
 
@@ -47,7 +47,7 @@ def masked(pair: Pair) -> set[fx.Node]:
 def _passes_on(node: fx.Node) -> bool:
     if node.op != "call_function" or op_name(node) in BOUNDED:
         return False
-    return is_elementwise(node) or op_name(node) in ASSEMBLED or op_name(node) in LITERALS
+    return is_elementwise(node) or op_name(node) in ASSEMBLED or node.target in LITERALS
 
 
 def _is_low(node: fx.Node) -> bool:
@@ -92,7 +92,7 @@ def _sums_with_inputs(pair: Pair) -> set[fx.Node]:
 
 
 def _is_scaled(node: fx.Node) -> bool:
-    is_scaled = op_name(node) in SCALED or is_view(node)
+    is_scaled = op_name(node) in SCALED or is_cast(node) or is_view(node)
     return is_scaled and node.op == "call_function" and len(node.all_input_nodes) == 1
 
 

@@ -9,7 +9,7 @@ backward makes the value of it again, by the statistics that it reads anyway.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -17,14 +17,14 @@ from torch import fx
 
 from fxmem.compat import hint
 from fxmem.ops import layout
-from fxmem.passes.bits import cast
-from fxmem.passes.graph import ancestors, aten, emit, is_view, numel, op_name, tensor
+from fxmem.passes.emit import Emit, Sizes, emit
+from fxmem.passes.graph import ancestors, aten, is_view, numel, tensor
+from fxmem.passes.operators import CAST, is_cast
 from fxmem.passes.pair.allocate import EVEN_GROUP
 from fxmem.passes.pair.codable import refusals
 from fxmem.passes.pair.eligible import why_shared
 from fxmem.passes.pair.graphs import Pair, Storage, size_arguments
-from fxmem.passes.pair.rewrite import Sizes, is_dense, substitute
-from fxmem.passes.pair.sensitivity import CASTS
+from fxmem.passes.pair.rewrite import is_dense, substitute
 from fxmem.policy import Policy
 
 FACTORS = (aten.rsqrt.default, aten.reciprocal.default)  # never zero
@@ -44,16 +44,21 @@ def keep_normalised(pair: Pair, policy: Policy) -> None:
     """Keep what norms make of the values that would be encoded in groups of more than one."""
     if not (policy.lossy and policy.allows("encode")):
         return
-    refusal, group, found = refusals(pair, policy), policy.group or EVEN_GROUP, False
-    for storage in pair.storages():
-        if refusal(storage) is None and _is_whole(storage):
-            norms = (n for n in _norms(storage.owner) if _mixes(n, group))
-            norm = next((n for n in norms if _can_be_kept(pair, storage, n)), None)
-            if norm is not None:
-                found = True
-                _keep(pair, storage, norm)
-    if found:
+    group = policy.group or EVEN_GROUP
+    mixing = {s: _mixing(pair, s, group) for s in pair.storages() if _is_whole(s)}
+    found = {storage: norm for storage, norm in mixing.items() if norm is not None}
+    refusal = refusals(pair, policy) if found else None
+    coded = [storage for storage in found if refusal(storage) is None]
+    for storage in coded:
+        _keep(pair, storage, found[storage])
+    if coded:
         pair.prune()
+
+
+def _mixing(pair: Pair, storage: Storage, group: int) -> Norm | None:
+    """Return a norm that reads a storage, whose statistics are of no whole groups of it."""
+    norms = (n for n in _norms(storage.owner) if _mixes(n, group))
+    return next((n for n in norms if _can_be_kept(pair, storage, n)), None)
 
 
 def _is_whole(storage: Storage) -> bool:
@@ -73,7 +78,7 @@ def _norms(value: fx.Node) -> Iterator[Norm]:
     pending = [value]
     for x in pending:
         for user in x.users:
-            if tensor(user) is not None and (is_view(user) or op_name(user) in CASTS):
+            if tensor(user) is not None and (is_view(user) or is_cast(user)):
                 pending += [user] if numel(user) == numel(value) else []
             elif user.target is aten.sub.Tensor and user.args[0] is x:
                 yield from _found(_scaled(x, user, reader) for reader in user.users)
@@ -82,7 +87,7 @@ def _norms(value: fx.Node) -> Iterator[Norm]:
 
 
 def _found(norms: Iterable[Norm | None]) -> Iterator[Norm]:
-    """Yield those whose statistics are known in the forward alone, and broadcast."""
+    """Yield those whose every statistic is one for many elements of what they read."""
     for norm in norms:
         if norm is not None and is_dense(tensor(norm.x)):
             if all(_is_statistic(n, norm.x) for n in (norm.mean, norm.scale) if n is not None):
@@ -117,13 +122,13 @@ def _narrow(statistic: fx.Node | float) -> fx.Node | float:
 
 
 def _source(node: fx.Node) -> fx.Node:
-    while is_view(node) or op_name(node) in CASTS or _is_multiple(node):
+    while is_view(node) or is_cast(node) or _is_multiple(node):
         node = node.args[0]
     return node
 
 
 def _is_multiple(node: fx.Node) -> bool:
-    """Whether it is one of a number, as a norm's factor in use is."""
+    """Whether a node is its first argument times one, as a norm's factor in use is."""
     return node.target is aten.mul.Tensor and node.args[1] in (1, 1.0)
 
 
@@ -158,16 +163,16 @@ def _keep(pair: Pair, storage: Storage, norm: Norm) -> None:
     def encode(graph: fx.Graph, _: fx.Node) -> list[fx.Node]:
         with graph.inserting_before(norm.out.next):
             emitted = partial(emit, graph, like=source)
-            out = norm.out if made == value.dtype else emitted(cast, norm.out, value.dtype)
+            out = norm.out if made == value.dtype else emitted(CAST, norm.out, value.dtype)
             return [_flat(emitted, out, order)]
 
     def decode(graph: fx.Graph, kept: list[fx.Node], sizes: Sizes, strides: Sizes) -> fx.Node:
         emitted = partial(emit, graph, like=source)
         found = _laid_out(emitted, kept[0], size_arguments(graph, x.shape), order)
-        found = found if made == value.dtype else emitted(cast, found, made)
+        found = found if made == value.dtype else emitted(CAST, found, made)
         found = emitted(undo, found, scale)
         found = found if mean is None else emitted(aten.add.Tensor, found, mean)
-        found = found if made == value.dtype else emitted(cast, found, value.dtype)
+        found = found if made == value.dtype else emitted(CAST, found, value.dtype)
         if norm.x is source:
             return found
         own = layout.outermost_first(value.shape, value.stride())
@@ -176,14 +181,12 @@ def _keep(pair: Pair, storage: Storage, norm: Norm) -> None:
     substitute(pair, source, storage.views, encode, decode)
 
 
-def _flat(emitted: Callable[..., fx.Node], x: fx.Node, order: list[int]) -> fx.Node:
+def _flat(emitted: Emit, x: fx.Node, order: list[int]) -> fx.Node:
     """Return the elements of what lies in memory in this order of its dimensions."""
     return emitted(aten.reshape.default, emitted(aten.permute.default, x, order), [-1])
 
 
-def _laid_out(
-    emitted: Callable[..., fx.Node], flat: fx.Node, sizes: Sizes, order: list[int]
-) -> fx.Node:
+def _laid_out(emitted: Emit, flat: fx.Node, sizes: Sizes, order: list[int]) -> fx.Node:
     """Return flat elements with these sizes, in this order of dimensions in memory."""
     found = emitted(aten.reshape.default, flat, [sizes[d] for d in order])
     return emitted(aten.permute.default, found, [order.index(d) for d in range(len(order))])

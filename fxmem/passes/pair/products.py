@@ -11,12 +11,11 @@ import heapq
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from torch import fx
 
 from fxmem.passes.graph import aten, tensor
+from fxmem.passes.operators import CASTS
 
-CASTS = (torch.ops.prims.convert_element_type.default, aten._to_copy.default)
 PRODUCTS = (aten.mul.Tensor, aten.mul.Scalar)
 QUOTIENTS = (aten.div.Tensor, aten.div.Scalar)
 SUMS = (aten.add.Tensor, aten.sub.Tensor, aten.where.self)
@@ -58,9 +57,13 @@ class _Products:
         return node in self.found
 
     def _merges(self, node: fx.Node) -> bool:
-        """Whether a value is more than a single other one, scaled or handed on."""
+        """Whether a value is more than a single other one, scaled or handed on.
+
+        A factor that is added is: g - g * f is g times 1 - f, which may be nearly nothing.
+        """
         sources = set(node.all_input_nodes)
-        return bool(sources & self.functions) or len(sources & self.found.keys()) > 1
+        merged = sources if node.target in SUMS else sources & self.found.keys()
+        return bool(sources & self.functions) or len(merged) > 1
 
     def _names(self) -> dict[fx.Node, fx.Node]:
         """Return the nodes that stand for a factor wherever it is read: multiples of it, scaled.

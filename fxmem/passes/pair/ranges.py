@@ -13,8 +13,8 @@ from math import inf
 from torch import fx
 
 from fxmem.passes.graph import from_tangents, is_view, numel, op_name, tensor
+from fxmem.passes.operators import CAST_NAMES
 from fxmem.passes.pair.graphs import Pair
-from fxmem.passes.pair.sensitivity import CASTS
 
 SMALL = 1e-2  # a larger constant keeps a denominator away from zero
 
@@ -114,7 +114,7 @@ def _to_the(n: float, base: float) -> float:
 
 
 WAVE, ANGLE, PART = Range(-1, 1), Range(-math.pi, math.pi), Range(0, 1, relative=True)
-SAME = {*CASTS, *(f"aten.{op}" for op in ("clone", "expand", "amax", "amin", "index"))}
+SAME = {*CAST_NAMES, *(f"aten.{op}" for op in ("clone", "expand", "amax", "amin", "index"))}
 FACTORS = ("aten.mul", "aten.div", "aten.pow")  # whose numbers are no summands
 MODES = {"alpha", "rounding_mode"}  # keywords with which an operator is another one
 # What an operator makes of the ranges of its arguments.

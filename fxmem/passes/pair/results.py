@@ -19,7 +19,7 @@ from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
 
 from fxmem.passes.graph import ancestors, aten, from_tangents, is_view, nbytes
-from fxmem.passes.pair.cones import is_pointwise
+from fxmem.passes.operators import is_pointwise
 from fxmem.passes.pair.eligible import why_exact, why_shared
 from fxmem.passes.pair.graphs import Pair
 from fxmem.passes.pair.hoist import passed

@@ -9,13 +9,13 @@ import torch
 from torch import fx
 
 from fxmem.ops import layout
-from fxmem.passes.graph import aten, emit, tensor, view_chain
+from fxmem.passes.emit import Sizes, emit
+from fxmem.passes.graph import aten, tensor, view_chain
 from fxmem.passes.pair.graphs import Pair, size_arguments
 
 # (graph, x flattened in memory order) -> the nodes to keep
 Encode = Callable[[fx.Graph, fx.Node], Sequence[fx.Node]]
 # (graph, what was kept, sizes and strides of x) -> x again
-Sizes = Sequence[int | fx.Node]
 Decode = Callable[[fx.Graph, Sequence[fx.Node], Sizes, Sizes], fx.Node]
 
 

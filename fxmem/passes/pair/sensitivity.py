@@ -15,11 +15,11 @@ import torch
 from torch import fx
 
 from fxmem.passes.graph import ancestors, aten, is_view, numel, op_name, owner, tensor
+from fxmem.passes.operators import CAST_NAMES, is_cast
 from fxmem.passes.pair.graphs import Pair, Storage
 
 LINEAR = {f"aten.{op}" for op in ("add", "sub", "neg", "clone", "where", "copy", "alias")}
-CASTS = ("aten._to_copy", "prims.convert_element_type")
-LINEAR |= {*CASTS}
+LINEAR |= CAST_NAMES
 PRODUCTS = {f"aten.{op}" for op in ("mm", "bmm", "addmm", "baddbmm", "convolution_backward")}
 NORMALISERS = ("aten.log", "aten.logsumexp")
 Test = Callable[[fx.Node, fx.Node], bool]  # of a user, and of which of its inputs
@@ -76,7 +76,7 @@ def is_probability(node: fx.Node) -> bool:
 
     Of one near 1 the gradient reads how far from 1 it is.
     """
-    while op_name(node) in CASTS:
+    while is_cast(node):
         node = node.args[0]
     if node.target is not aten.div.Tensor or not isinstance(node.args[1], fx.Node):
         return False
@@ -122,7 +122,7 @@ def _is_log_sum(value: fx.Node) -> bool:
 
 
 def _uncast(value: fx.Node) -> fx.Node:
-    while is_view(value) or op_name(value) in CASTS:
+    while is_view(value) or is_cast(value):
         value = value.args[0]
     return value
 

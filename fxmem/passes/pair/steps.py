@@ -47,7 +47,7 @@ class Steps:
 def nearest(curve: Curve, bits: int) -> Steps:
     """Return the 2^bits steps nearest to a function, for normally distributed values.
 
-    A known activation's derivative, or a multiple of one, has the levels that are shipped.
+    A known activation's derivative, or a multiple of it and a number, has the shipped levels.
 
     Raises:
         NoCode: where they are further off than what the function mostly is, as beside a pole.
@@ -65,15 +65,27 @@ def nearest(curve: Curve, bits: int) -> Steps:
 
 
 def _known(values: np.ndarray, bits: int) -> Iterator[tuple[str, Levels]]:
-    """Yield what is known of these values: they are a multiple of a smooth row's derivative."""
-    for row in TABLE.values():
-        if row.gate is None and not step_slopes(row):
+    """Yield what is known of these values: a multiple of a smooth row's derivative, and a number.
+
+    The number is 1 where the input is added to what an activation makes of it; 0 comes first, for
+    1 - sigmoid(x) is sigmoid(-x).
+    """
+    smooth = [row for row in TABLE.values() if row.gate is None and not step_slopes(row)]
+    for is_alone in (True, False):
+        for row in smooth:
             slopes = slope_curve(row)(GRID)
-            peak = np.abs(slopes).argmax()
-            factor = values[peak] / slopes[peak]
-            if is_multiple(values, slopes, factor):
+            factor, number = _line(slopes, values)
+            alone = is_multiple(values, slopes, factor)
+            if alone == is_alone and is_multiple(values - number, slopes, factor):
                 table = store.levels(row, bits)
-                yield f"{row.name}'s derivative", replace(table, levels=factor * table.levels)
+                levels = factor * table.levels + (0.0 if alone else number)
+                yield f"{row.name}'s derivative", replace(table, levels=levels)
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Return slope and intercept of the line through where x is largest and where it is least."""
+    ends = [x.argmin(), x.argmax()]
+    return tuple(np.polyfit(x[ends], y[ends], 1))
 
 
 def _fitted(values: np.ndarray, jumps: Jumps, bits: int) -> tuple[str, Levels]:

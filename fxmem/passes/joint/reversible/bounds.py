@@ -9,11 +9,11 @@ import math
 import operator
 from collections.abc import Callable
 
-import torch
 from torch import fx
 
 from fxmem.passes.graph import aten, is_view
 from fxmem.passes.joint.reversible.steps import Operand
+from fxmem.passes.operators import CAST
 
 Interval = tuple[float, float]
 ANYTHING = (-math.inf, math.inf)
@@ -85,9 +85,7 @@ def _exp(x: float) -> float:
     return math.exp(x) if x < 700 else math.inf
 
 
-UNCHANGED = {
-    *(aten.clone.default, aten.alias.default, torch.ops.prims.convert_element_type.default),
-}
+UNCHANGED = {aten.clone.default, aten.alias.default, CAST}
 RANGES = {
     **{aten.cos.default: (-1.0, 1.0), aten.sin.default: (-1.0, 1.0)},
     **{aten.rsqrt.default: (0.0, math.inf), aten._softmax.default: (0.0, 1.0)},

@@ -18,7 +18,7 @@ from fxmem.passes.graph import ancestors, aten
 from fxmem.passes.joint.reversible.couplings import steps
 from fxmem.passes.joint.reversible.reshaped import VIEWS
 from fxmem.passes.joint.reversible.steps import Step
-from fxmem.passes.joint.reversible.wrapped import CAST
+from fxmem.passes.operators import CAST
 
 # Operations in one coupling, as f*exp(t) + F has two; views and copies are not counted.
 LONGEST = 4

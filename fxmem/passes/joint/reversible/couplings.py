@@ -12,13 +12,15 @@ from typing import Any
 
 from torch import fx
 
+from fxmem.passes.emit import Emit
 from fxmem.passes.graph import aten, tensor
 from fxmem.passes.joint.reversible.bounds import most
 from fxmem.passes.joint.reversible.interpolations import interpolations
 from fxmem.passes.joint.reversible.reshaped import VIEWS
 from fxmem.passes.joint.reversible.shrinking import shrinking
-from fxmem.passes.joint.reversible.steps import UNKNOWN, Emit, Operand, Step
-from fxmem.passes.joint.reversible.wrapped import CAST, masked, rounded
+from fxmem.passes.joint.reversible.steps import UNKNOWN, Operand, Step
+from fxmem.passes.joint.reversible.wrapped import masked, rounded
+from fxmem.passes.operators import CAST
 
 
 def steps(node: fx.Node) -> Iterator[Step]:

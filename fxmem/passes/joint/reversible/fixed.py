@@ -15,12 +15,14 @@ import torch
 from torch import fx
 from torch._inductor.pattern_matcher import stable_topological_sort
 
-from fxmem.passes.graph import ancestors, aten, emit, tensor
+from fxmem.passes.emit import emit
+from fxmem.passes.graph import ancestors, aten, tensor
 from fxmem.passes.joint.reversible.chains import Chain, Link
 from fxmem.passes.joint.reversible.couplings import alpha_of
 from fxmem.passes.joint.reversible.layouts import laid_out
 from fxmem.passes.joint.reversible.recomputable import cone
 from fxmem.passes.joint.reversible.streams import Shrinking, Stream, factor
+from fxmem.passes.operators import CAST
 
 prims = torch.ops.prims
 # Of 31 bits so many are for the largest element of the first states; ten let the others grow.
@@ -130,7 +132,7 @@ class _Fixed:
 
     def _cast(self, value: fx.Node, dtype: torch.dtype) -> fx.Node:
         same = tensor(value).dtype == dtype
-        return value if same else self._emit(prims.convert_element_type.default, value, dtype)
+        return value if same else self._emit(CAST, value, dtype)
 
     def _enter(self, *states: fx.Node) -> dict[fx.Node, fx.Node]:
         """Round the first states to the grid; return their integers."""

@@ -11,9 +11,10 @@ from typing import Any
 
 from torch import fx
 
+from fxmem.passes.emit import Emit
 from fxmem.passes.graph import aten
 from fxmem.passes.joint.reversible.bounds import ANYTHING, interval
-from fxmem.passes.joint.reversible.steps import UNKNOWN, Emit, Of, Operand, Step
+from fxmem.passes.joint.reversible.steps import UNKNOWN, Of, Operand, Step
 
 Parts = tuple[Operand, Operand, Operand]  # start, end and weight
 

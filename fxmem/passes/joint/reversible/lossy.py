@@ -12,12 +12,13 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
+from fxmem.passes.emit import Emit
 from fxmem.passes.graph import aten, op_name, tensor
 from fxmem.passes.joint.reversible.chains import Chain, find_chains
 from fxmem.passes.joint.reversible.couplings import steps
 from fxmem.passes.joint.reversible.recomputable import SHORTEST
-from fxmem.passes.joint.reversible.steps import Emit, Of, Step
-from fxmem.passes.joint.reversible.wrapped import CAST
+from fxmem.passes.joint.reversible.steps import Of, Step
+from fxmem.passes.operators import CAST
 
 # Gates are left out: through sigmoid and tanh an LSTM's states would seem to be two streams.
 NORMS = {

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from torch import fx
 
-from fxmem.passes.graph import aten, emit, tensor
+from fxmem.passes.emit import emit
+from fxmem.passes.graph import aten, tensor
 
 PRODUCTS = {aten.addmm.default: aten.mm.default, aten.baddbmm.default: aten.bmm.default}
 

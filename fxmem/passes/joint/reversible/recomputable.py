@@ -8,6 +8,7 @@ from torch.utils.checkpoint import CheckpointPolicy
 
 from fxmem.passes.graph import ancestors, owner
 from fxmem.passes.joint.reversible.chains import Chain, Link
+from fxmem.passes.operators import is_drawn
 
 # Two links alone may be chance: a term added within the branch of a residual makes as many.
 SHORTEST = 3
@@ -67,7 +68,7 @@ def _why_once(node: fx.Node) -> str | None:
 
 def _draws(node: fx.Node) -> bool:
     """Whether a node draws random numbers; attention without dropout is tagged as if it did."""
-    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+    if not is_drawn(node):
         return False
     names = [argument.name for argument in node.target._schema.arguments]
     named = {**dict(zip(names, node.args, strict=False)), **node.kwargs}

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
+from fxmem.passes.emit import Emit
 from fxmem.passes.graph import aten, tensor
-from fxmem.passes.joint.reversible.steps import Emit, Of, Step
+from fxmem.passes.joint.reversible.steps import Of, Step
 
 SHAPED = (
     *(aten.view.default, aten._unsafe_view.default, aten.reshape.default),

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
 
-from fxmem.passes.graph import EXACT, aten, emit, from_tangents, owner, tensor
+from fxmem.passes.emit import emit
+from fxmem.passes.graph import EXACT, aten, from_tangents, owner, tensor
 from fxmem.passes.joint.reversible.anchors import WIDENED
 from fxmem.passes.joint.reversible.chains import Chain, Link
 from fxmem.passes.joint.reversible.layouts import laid_out, retrace, strides
 from fxmem.passes.joint.reversible.recomputable import cone
+from fxmem.passes.operators import CAST
 
 # What is differentiated without its output. The output of a ReLU comes back as 1e-8 where it was 0,
 # and a derivative that looks at it would be wrong: the state that a chain begins with is then kept.
@@ -147,7 +148,7 @@ def store(state: fx.Node) -> fx.Node:
 
 
 def _bears_rounding(source: fx.Node) -> bool:
-    if WIDENED in source.meta and source.target is torch.ops.prims.convert_element_type.default:
+    if WIDENED in source.meta and source.target is CAST:
         source = owner(source.args[0])
     value = tensor(source)
     return source.target in SMOOTH or not (value is None or value.is_floating_point())

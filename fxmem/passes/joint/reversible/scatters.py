@@ -11,7 +11,8 @@ from functools import partial
 
 from torch import fx
 
-from fxmem.passes.graph import aten, emit, from_tangents, tensor
+from fxmem.passes.emit import Emit, emit
+from fxmem.passes.graph import aten, from_tangents, tensor
 from fxmem.passes.joint.reversible.layouts import strides
 
 # Tensors in one that is read as a stack of streams: more are rows of something else.
@@ -41,7 +42,7 @@ def concatenate(graph: fx.Graph) -> None:
     graph.eliminate_dead_code()
 
 
-def _slices(node: fx.Node, emitted: Callable[..., fx.Node]) -> fx.Node | None:
+def _slices(node: fx.Node, emitted: Emit) -> fx.Node | None:
     whole, source, dim, start, end, step = (*node.args, *(0, None, None, 1)[len(node.args) - 2 :])
     size = tensor(whole).shape[dim]
     start, end, _ = slice(start, end).indices(size)
@@ -52,7 +53,7 @@ def _slices(node: fx.Node, emitted: Callable[..., fx.Node]) -> fx.Node | None:
     return emitted(aten.cat.default, [*before, _written(source), *after], dim)
 
 
-def _elements(node: fx.Node, emitted: Callable[..., fx.Node]) -> fx.Node | None:
+def _elements(node: fx.Node, emitted: Emit) -> fx.Node | None:
     whole, source, dim, index = node.args
     shape = [*tensor(whole).shape]
     dim, count = dim % len(shape), shape[dim]

@@ -17,8 +17,9 @@ from torch.utils.checkpoint import CheckpointPolicy
 
 from fxmem.ops import shrunk
 from fxmem.passes.bits import pack, unpack
-from fxmem.passes.graph import EXACT, emit, tensor
-from fxmem.passes.joint.reversible.steps import Emit, Of, Step
+from fxmem.passes.emit import Emit, emit
+from fxmem.passes.graph import EXACT, tensor
+from fxmem.passes.joint.reversible.steps import Of, Step
 
 SHRINK, UNSHRINK = torch.ops.fxmem.shrink.default, torch.ops.fxmem.unshrink.default
 LOST = "fxmem_lost"  # in the meta of numbers: what they come back as, or their packed bytes

@@ -6,7 +6,8 @@ from functools import partial, reduce
 
 from torch import fx
 
-from fxmem.passes.graph import aten, emit, from_tangents, tensor
+from fxmem.passes.emit import emit
+from fxmem.passes.graph import aten, from_tangents, tensor
 from fxmem.passes.joint.reversible.elements import stacked
 from fxmem.passes.joint.reversible.layouts import strides
 from fxmem.passes.joint.reversible.scatters import MOST

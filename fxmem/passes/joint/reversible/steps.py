@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
-Emit = Callable[..., fx.Node]
+from fxmem.passes.emit import Emit
+
 Operand = fx.Node | float
 Of = Callable[[Operand], Operand]  # what stands for a node of the forward
 # Computes the state before from the one after, or the other way round: how to emit a node, that

@@ -8,7 +8,6 @@ operator takes them.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from fractions import Fraction
 
 import torch
@@ -21,11 +20,11 @@ from fxmem.ops.shrinking.multiplier import (
     fraction,
     multiplier_for,
 )
+from fxmem.passes.emit import Emit
 from fxmem.passes.graph import aten, tensor
 from fxmem.passes.joint.reversible.steps import Step
+from fxmem.passes.operators import CAST
 
-Emit = Callable[..., fx.Node]
-prims = torch.ops.prims
 LEAST = 1 / DENOMINATOR
 NEAR = 2.0**-20  # a fraction's distance from the factor it stands for
 
@@ -50,7 +49,7 @@ class Stream:
 
     def held(self, rounded: fx.Node) -> fx.Node:
         """Return rounded floats as integers."""
-        return self.emit(prims.convert_element_type.default, rounded, self.dtype)
+        return self.emit(CAST, rounded, self.dtype)
 
     def shaped(self, integers: fx.Node) -> fx.Node:
         """Return integers in the shape of the state."""

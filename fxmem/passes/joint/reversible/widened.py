@@ -17,12 +17,14 @@ from torch import fx
 from torch._inductor.pattern_matcher import stable_topological_sort
 from torch.utils.checkpoint import CheckpointPolicy
 
-from fxmem.passes.graph import emit, tensor
+from fxmem.passes.emit import emit
+from fxmem.passes.graph import tensor
 from fxmem.passes.joint.reversible.anchors import WIDENED, anchors
 from fxmem.passes.joint.reversible.chains import Chain
 from fxmem.passes.joint.reversible.layouts import laid_out
 from fxmem.passes.joint.reversible.rewrite import store
 from fxmem.passes.joint.reversible.steps import Operand, Step
+from fxmem.passes.operators import CAST
 
 HALVES = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
 WIDER = {**HALVES, torch.float32: torch.float64}
@@ -94,7 +96,7 @@ class _Widened:
         return node
 
     def _cast(self, value: fx.Node, dtype: torch.dtype) -> fx.Node:
-        return self._emit(prims.convert_element_type.default, value, dtype)
+        return self._emit(CAST, value, dtype)
 
     def _enter(self, state: fx.Node) -> None:
         if state in self.wide:

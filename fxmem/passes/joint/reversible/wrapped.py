@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import fx
 
+from fxmem.passes.emit import Emit
 from fxmem.passes.graph import aten, tensor
-from fxmem.passes.joint.reversible.steps import Emit, Of, Step
+from fxmem.passes.joint.reversible.steps import Of, Step
+from fxmem.passes.operators import CAST
 
-CAST = torch.ops.prims.convert_element_type.default
 # torch promotes no float of 8 bits or less to another dtype: it raises.
 FLOATS = {torch.bfloat16, torch.float16, torch.float32, torch.float64}
 Sums = Callable[[fx.Node], Iterator[Step]]  # the ways in which a sum carries one of its terms on

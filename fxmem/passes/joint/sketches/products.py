@@ -16,8 +16,9 @@ import torch
 from torch import fx
 
 from fxmem.passes.graph import aten, from_tangents, is_view, owner, tensor
+from fxmem.passes.operators import CASTS
 
-CASTS = (torch.ops.prims.convert_element_type.default, aten._to_copy.default, aten.clone.default)
+COPIES = (*CASTS, aten.clone.default)
 MATRIX = (aten.mm.default, aten.bmm.default)
 CONVOLUTION = aten.convolution_backward.default
 
@@ -84,7 +85,7 @@ def _of_batch(product: Product | Unfit, static: set[fx.Node]) -> Product | Unfit
 
 def _source(node: fx.Node) -> fx.Node:
     """Return what a node is a view or a cast of, maybe itself."""
-    while (node := owner(node)).target in CASTS:
+    while (node := owner(node)).target in COPIES:
         node = node.args[0]
     return node
 
@@ -99,7 +100,7 @@ def _summands(grad: fx.Node) -> Iterator[fx.Node]:
         seen.add(node)
         if node.target is operator.getitem and node.args[0].target is CONVOLUTION:
             yield node
-        elif is_view(node) or node.target in CASTS:
+        elif is_view(node) or node.target in COPIES:
             pending.append(node.args[0])
         elif node.target is aten.add.Tensor:
             pending.extend(node.all_input_nodes)
@@ -135,6 +136,6 @@ def _convolution(node: fx.Node, backward: set[fx.Node]) -> Product | Unfit:
 
 def value_of(node: fx.Node) -> Hashable:
     """Return what a node computes, so that two views or casts of one value are one."""
-    if not (is_view(node) or node.target in CASTS):
+    if not (is_view(node) or node.target in COPIES):
         return node
     return (node.target, value_of(node.args[0]), str((node.args[1:], sorted(node.kwargs.items()))))

@@ -16,7 +16,8 @@ from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
 
 from fxmem.compat import saved_descriptors
-from fxmem.passes.graph import SKETCH_OF, aten, describe, emit, nbytes, owner, tensor
+from fxmem.passes.emit import emit
+from fxmem.passes.graph import SKETCH_OF, aten, describe, nbytes, owner, tensor
 from fxmem.passes.joint.sketches.products import Product, value_of
 from fxmem.passes.pair.graphs import size_arguments
 

@@ -10,19 +10,7 @@ from torch import nn
 
 from fxmem import measure
 
-FLOAT = 4
-ROWS, NARROW, WIDE = 32, 64, 256
-HIDDEN = ROWS * WIDE * FLOAT
-
-
-@pytest.fixture
-def mlp():
-    return nn.Sequential(nn.Linear(NARROW, WIDE), nn.GELU(), nn.Linear(WIDE, NARROW))
-
-
-@pytest.fixture
-def x():
-    return torch.randn(ROWS, NARROW)
+from .sizes import FLOAT, HIDDEN
 
 
 @dataclass(slots=True)

@@ -9,23 +9,12 @@ from torch.utils.checkpoint import checkpoint
 
 from fxmem import measure
 
-FLOAT = 4
-ROWS, NARROW, WIDE = 32, 64, 256
-HIDDEN = ROWS * WIDE * FLOAT
+from .sizes import FLOAT, HIDDEN, NARROW, ROWS
+
 CHECKPOINT = {"use_reentrant": False, "preserve_rng_state": False}  # the state is 5 KiB
 
 # Torch warns of itself when Inductor is first imported.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
-
-
-@pytest.fixture
-def mlp():
-    return nn.Sequential(nn.Linear(NARROW, WIDE), nn.GELU(), nn.Linear(WIDE, NARROW))
-
-
-@pytest.fixture
-def x():
-    return torch.randn(ROWS, NARROW)
 
 
 def labels(kept):
