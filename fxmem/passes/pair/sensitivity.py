@@ -23,6 +23,7 @@ LINEAR |= CAST_NAMES
 PRODUCTS = {f"aten.{op}" for op in ("mm", "bmm", "addmm", "baddbmm", "convolution_backward")}
 NORMALISERS = ("aten.log", "aten.logsumexp")
 Test = Callable[[fx.Node, fx.Node], bool]  # of a user, and of which of its inputs
+GATES = 4  # an LSTM has as many, a gated linear unit one of two
 ATTENTION = ("scaled_dot_product", "flash_attention", "efficient_attention", "flex_attention")
 
 
@@ -157,13 +158,23 @@ def _meets_nonlinear(start: fx.Node, tainted: set[fx.Node]) -> bool:
     cone = [start]
     for node in cone:
         for user in node.users:
-            same_size = tensor(user) is not None and numel(user) == numel(start)
-            if not same_size or user in tainted or user in cone:
+            if user in tainted or user in cone:
                 continue
-            if _is_nonlinear(user):
+            tensors = tensor(user) is not None and tensor(node) is not None
+            same_size = tensors and numel(user) == numel(node)
+            if same_size and _is_nonlinear(user):
                 return True
-            cone.append(user)
+            if same_size or _is_part(user, start):
+                cone.append(user)
     return False
+
+
+def _is_part(view: fx.Node, whole: fx.Node) -> bool:
+    """Whether a view is as large as a gate is of what an LSTM's or a GLU's layer returns."""
+    if not is_view(view) or tensor(view) is None:
+        return is_view(view)  # the list that a split returns
+    sizes = numel(view), numel(whole)
+    return None not in sizes and GATES * sizes[0] >= sizes[1]
 
 
 def _is_nonlinear(node: fx.Node) -> bool:
