@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from .tools import gradients, leaf, partitioned, relative
+from .tools import gradients, leaf, partitioned, relative, slope
 
 LOSSY = {"preset": "balanced", "bits": 8, "group": 64, "min_bytes": 0}
 # exact: rounding of float32, some tens of operations long; 8 bits: the preset's promise.
@@ -123,3 +123,42 @@ def test_empty_tensors(policy):
     y, dx, dw = gradients(lambda x, w: torch.relu(x @ w).sin(), x, w, policy=policy)
     assert (y.shape, dx.shape) == ((0, 64), (0, 64))
     assert torch.equal(dw, torch.zeros(64, 64))
+
+
+def copied(x, state):
+    y = x * state.clone()
+    state.mul_(0.5)
+    return y.sin()
+
+
+def averaged(x, state):
+    old = state.clone()
+    state.mul_(0.9).add_(x.detach(), alpha=0.1)
+    return (x - old) * old
+
+
+def queued(x, state):
+    logits = x @ state.t().clone()
+    state[:8].copy_(x.detach()[:8])
+    return logits.logsumexp(-1)
+
+
+def written_in_part(x, state):
+    y = torch.tanh(x[:8] * state[1:9].clone())
+    state[2:4] = 0
+    return y
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+@pytest.mark.parametrize("f", [copied, averaged, queued, written_in_part])
+def test_copies_of_what_is_overwritten_are_kept(f):
+    """Inductor drops the copy as needless before the graph is cut, and its own gradient is wrong."""
+    states = torch.rand(16, 64), torch.rand(16, 64)
+    states[1].copy_(states[0])
+    x = leaf(16, 64)
+    grads = []
+    for run, state in zip((f, torch.compile(f, backend="fxmem")), states, strict=True):
+        y = run(x, state)
+        grads += torch.autograd.grad(y, x, slope(y))
+    assert relative(*reversed(grads)) < 1e-5
+    torch.testing.assert_close(*states)

@@ -89,7 +89,17 @@ class Pair:
 
     def taken(self, name: str) -> fx.Node:
         """Return the backward's placeholder for the kept forward node of that name."""
-        return self._placeholders()[name]
+        return self._named[name]
+
+    @cached_property
+    def _named(self) -> dict[str, fx.Node]:
+        """The backward's placeholders, and some erased ones, for which nobody asks."""
+        return self._placeholders()
+
+    @cached_property
+    def _sizes(self) -> dict[Any, fx.Node]:
+        """The sizes that the backward is given, of which no pass adds or drops one."""
+        return _bound(self.backward.graph)
 
     @cached_property
     def activations(self) -> set[fx.Node]:
@@ -110,9 +120,9 @@ class Pair:
         for view in storage.views:
             inputs = (n.meta["val"] for step in view_chain(view)[1:] for n in step.all_input_nodes)
             sizes += [*tensor(view).shape, *tensor(view).stride(), *inputs]
-        bound = _bound(self.backward.graph)
         exprs = [size.node.expr for size in sizes if isinstance(size, torch.SymInt)]
-        return all(expr in bound or expr.free_symbols <= bound.keys() for expr in exprs)
+        known = self._sizes.keys()
+        return all(expr in known or expr.free_symbols <= known for expr in exprs)
 
     def swap(self, members: Sequence[fx.Node], values: Sequence[fx.Node]) -> list[fx.Node]:
         """Keep `values` in place of the kept nodes `members`; return the backward's placeholders.
@@ -179,6 +189,7 @@ class Pair:
         return {n.target: n for n in self.backward.graph.find_nodes(op="placeholder")}
 
     def _take(self, values: Sequence[fx.Node], before: fx.Node) -> list[fx.Node]:
+        self.__dict__.pop("_named", None)
         placeholders = []
         for value in values:
             with self.backward.graph.inserting_before(before):
