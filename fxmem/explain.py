@@ -62,8 +62,8 @@ def explain(
                     outside = _outside(call, observer)
         if not found.plans:
             raise ValueError(f"nothing is kept: {_why_nothing(outside)}")
+        baselines = _eager(model, args, kwargs)
         with torch.compiler.set_stance("force_eager"):
-            baselines = _eager(model, args, kwargs)
             noise = _noise(model, _sketched(found, model), args, kwargs)
     baselines["inductor"] = (plain if plain.plans else found).inductor + outside
     if plain.plans:
@@ -103,9 +103,14 @@ def _why_nothing(outside: int) -> str:
 
 def _eager(model: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> dict[str, int]:
     try:
-        return {"eager": kept(lambda: model(*args, **kwargs)).nbytes}
+        with torch.compiler.set_stance("force_eager"):
+            return {"eager": kept(lambda: model(*args, **kwargs)).nbytes}
     except torch.OutOfMemoryError:
         return {}  # what does not fit in eager is what fxmem is for
+    except Exception:
+        # In eager mode control flow (torch.cond, scan) compiles its own branches.
+        with torch.compiler.set_stance("default"):
+            return {"eager": kept(lambda: model(*args, **kwargs)).nbytes}
 
 
 def _sketched(found: Observer, model: Callable[..., Any]) -> dict[str, Projection]:

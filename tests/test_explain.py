@@ -190,3 +190,20 @@ def test_a_report_does_not_call_integers_exact():
 def test_explain_refuses_an_impossible_policy():
     with pytest.raises(PolicyError, match="preset must be one of"):
         fxmem.explain(model(), torch.randn(4, 64), policy="tiny")
+
+
+class Branching(nn.Module):
+    """Its branches hold parameters, which control flow takes from its own compilation alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(32, 32)
+
+    def forward(self, x):
+        h = self.layer(x).sin()
+        return torch.cond(h.sum() > 0, lambda h: self.layer(h).tanh(), self.layer, (h,)).sum()
+
+
+def test_explain_of_control_flow():
+    baselines = fxmem.explain(Branching(), torch.randn(64, 32)).baselines
+    assert baselines["eager"] > 0
