@@ -38,6 +38,7 @@ from fxmem.passes.pair.graphs import Pair
 from fxmem.passes.pair.hoist import moved
 from fxmem.passes.pair.normalised import keep_normalised
 from fxmem.passes.pair.results import keep_results
+from fxmem.passes.pair.slopes import hoist_slopes
 from fxmem.passes.pair.waves import hoist_waves
 from fxmem.passes.registry import RULES
 from fxmem.plan import Plan, Report
@@ -196,6 +197,7 @@ class Partitioner(CustomPartitionerFn):
         if self.policy.allows("discrete"):
             hoist_discrete(pair, self.policy)
         if self.policy.lossy:
+            hoist_slopes(pair, self.policy)
             hoist_waves(pair, self.policy)
             keep_normalised(pair, self.policy)
         for half in halves:

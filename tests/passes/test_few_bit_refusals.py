@@ -104,8 +104,15 @@ def test_value_of_its_own_at_zero():
 
 def test_pole():
     inverse = hidden(lambda h: 1 / (1.0003 + h))
-    found = sentences(inverse, leaf(8, 64), leaf(64, 64))
+    found = sentences(inverse, leaf(8, 64), leaf(64, 64), rules={"few_bit": True})
     assert found == ["no 8 steps are near to its function"]
+
+
+def test_gate():
+    found = sentences(hidden(F.softplus), leaf(8, 64), leaf(64, 64))
+    assert found == [
+        "its function fades on a side, where a gate may be: nothing would be left of the gradient"
+    ]
 
 
 # Dynamo makes an instance of every autograd.Function that it traces.

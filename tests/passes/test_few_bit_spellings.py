@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .test_few_bit import ONE, THREE, hidden
+from .test_few_bit import ASKED, ONE, THREE, hidden
 from .tools import gradients, leaf, partitioned, relative
 
 
@@ -51,10 +51,14 @@ SPELLINGS = {
     "tanh": (torch.tanh, "tanh"),
 }
 
+# Whose derivative goes to 0 on a side without changing its sign have one where it is asked for.
+FADING = ("celu", "selu", "softplus", "softsign", "logsigmoid", "sigmoid", "tanh")
+
 
 @pytest.mark.parametrize(("act", "name"), SPELLINGS.values(), ids=SPELLINGS)
 def test_one_code_whatever_the_spelling(act, name):
-    g = partitioned(hidden(act), leaf(8, 64), leaf(64, 64), policy=THREE)
+    policy = ASKED if name in FADING else THREE
+    g = partitioned(hidden(act), leaf(8, 64), leaf(64, 64), policy=policy)
     assert (g.forward.ops["fxmem.classify"], g.backward.ops["fxmem.lookup"]) == (1, 1)
     (site,) = (site for site in g.plan.sites if site.nbytes)
     assert (site.nbytes, site.action.split(",")[0]) == (192, f"3-bit code of {name}'s derivative")
@@ -79,11 +83,12 @@ VANISHING = {
     "log cosh by softplus": lambda h: h + F.softplus(-2 * h),
     "less its arctangent": lambda h: h - torch.atan(h),
 }
+SMALL = [*VANISHING.values(), CUSTOM["elu with its own alpha"]]
 
 
 @pytest.mark.parametrize("act", CUSTOM.values(), ids=CUSTOM)
 def test_levels_are_fitted_to_what_has_no_name(act):
-    policy = {**THREE, "rules": {"few_bit": True}} if act in VANISHING.values() else THREE
+    policy = ASKED if act in SMALL else THREE
     g = partitioned(hidden(act), leaf(8, 64), leaf(64, 64), policy=policy)
     (site,) = (site for site in g.plan.sites if site.nbytes)
     assert site.action.startswith("3-bit code of a function of it, off by at most ")
@@ -95,6 +100,18 @@ def test_small_values_keep_their_gradient_where_a_derivative_vanishes(act):
     given = leaf(64, 64), (torch.randn(64, 64) / 100).requires_grad_()
     exact, found = (gradients(hidden(act), *given, policy=p)[1:] for p in ("eager", THREE))
     assert max(map(relative, found, exact)) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("gate", "bias"),
+    [(F.softplus, -5), (F.logsigmoid, 5), (torch.sigmoid, 5), (torch.tanh, 3), (F.elu, -4)],
+)
+@pytest.mark.parametrize(("preset", "most"), [("balanced", 0.02), ("compact", 0.1)])
+def test_gates_that_are_nearly_shut_keep_their_gradient(gate, bias, preset, most):
+    policy, given = {**THREE, "preset": preset}, (leaf(64, 64), leaf(64, 64))
+    f = hidden(lambda h: gate(h / 8 + bias))
+    exact, found = (gradients(f, *given, policy=p)[1:] for p in ("eager", policy))
+    assert max(map(relative, found, exact)) < most
 
 
 def test_weight_of_a_frozen_pair_whose_other_half_is_not_trained():

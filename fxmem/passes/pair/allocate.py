@@ -1,9 +1,10 @@
 """Bits of each residual: more where an error in it grows.
 
 Every residual starts with the preset's width and a group of 64. Attention's operands and
-probabilities, and what a non-linear function is computed of again, have more bits, as far as there
-are any; where there are none (8), attention's operands have longer groups, and with the bytes that
-this frees others have shorter ones.
+probabilities, what a non-linear function is computed of again, and products of activations, whose
+few large values a group's scale must span, have more bits, as far as there are any; where there are
+none (8), attention's operands have longer groups, and with the bytes that this frees others have
+shorter ones.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ from dataclasses import dataclass
 from fxmem import ops
 from fxmem.passes.graph import from_tangents
 from fxmem.passes.pair.graphs import Pair, Storage
-from fxmem.passes.pair.sensitivity import is_amplified, is_attended, is_probability
+from fxmem.passes.pair.sensitivity import (
+    is_amplified,
+    is_attended,
+    is_probability,
+    is_product,
+)
 from fxmem.policy import BITS, GROUPS, Policy
 
 EVEN_GROUP = 64
@@ -50,7 +56,10 @@ def allocate(
     if policy.bits is not None or policy.group is not None:
         widths = dict.fromkeys(residuals, even)
     else:
-        amplified = [s for s in residuals if s not in attended and is_amplified(pair, s, tainted)]
+        others = [s for s in residuals if s not in attended]
+        amplified = [
+            s for s in others if is_amplified(pair, s, tainted) or is_product(pair, s.owner)
+        ]
         widths = _by_need(residuals, attended, amplified, even)
     asked = policy.option("encode", "attention", None)
     return widths if asked is None else widths | dict.fromkeys(attended, Width(asked, even.group))

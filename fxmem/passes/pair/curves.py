@@ -23,6 +23,7 @@ INNER = np.insert(INNER, INNER.size // 2, 0.0)  # … but for 0, where many have
 OUTER = np.linspace(10.0, 100.0, 91)[1:]
 GRID = np.concatenate([-OUTER[::-1], INNER, OUTER])
 FLAT = 0.1
+FADED = 0.01  # of its peak is left at the ends of INNER
 # A function that changes at fewer points of the grid is constant in pieces.
 JUMPS = 8
 HALVINGS, TINY = 60, 1e-15
@@ -49,6 +50,14 @@ class Curve:
         if any(abs(low) <= TINY for low, *_ in self.jumps):
             return False  # it jumps there
         return bool(abs(values[GRID == 0]) <= 1e-6 * np.abs(values).max())
+
+    @property
+    def fades(self) -> bool:
+        """Whether it has one sign and fades on a side, as a gate's slope where that is shut."""
+        values = np.frombuffer(self.values)
+        ends = np.abs(values[np.abs(GRID) == INNER[-1]]) / np.abs(values).max()
+        one_sign = values.min() * values.max() >= 0
+        return bool(one_sign and any((ends > 0) & (ends <= FADED)))
 
 
 def curve(cone: Cone) -> Curve | None:

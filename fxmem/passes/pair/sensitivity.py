@@ -86,6 +86,14 @@ def is_probability(node: fx.Node) -> bool:
     return is_sum and op_name(part) == "aten.exp"
 
 
+def is_product(pair: Pair, value: fx.Node) -> bool:
+    """Whether a value is the product of two activations of its size, as of an output and a gate."""
+    if op_name(value) != "aten.mul" or len(value.all_input_nodes) != 2:
+        return False
+    factors = value.all_input_nodes
+    return pair.activations.issuperset(factors) and all(numel(n) == numel(value) for n in factors)
+
+
 def logits(pair: Pair) -> set[fx.Node]:
     """Return the forward's nodes that are logits of a log-softmax, its results or their exp.
 
