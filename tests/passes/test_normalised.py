@@ -66,7 +66,7 @@ def in_use(x, w):
 
 
 def layer_norm(x, w):
-    return F.silu(F.layer_norm(x @ w, (w.shape[1],)))
+    return F.layer_norm(x @ w, (w.shape[1],)).sinh()
 
 
 def rms_norm(x, w):
@@ -154,23 +154,19 @@ div_tensor: float32[64, 16] = aten.div.Tensor(permute_default, rsqrt)
 add_tensor: float32[64, 16] = aten.add.Tensor(div_tensor, getitem_1)
 sub: float32[64, 16] = aten.sub.Tensor(add_tensor, getitem_1)
 mul: float32[64, 16] = aten.mul.Tensor(sub, rsqrt)
-sigmoid: float32[64, 16] = aten.sigmoid.default(mul)
-mul_1: float32[64, 16] = aten.mul.Tensor(tangents_1, sigmoid)
-sub_1: float32[64, 16] = aten.sub.Tensor(1, sigmoid)
-mul_2: float32[64, 16] = aten.mul.Tensor(mul, sub_1)
-add_2: float32[64, 16] = aten.add.Tensor(mul_2, 1)
-mul_3: float32[64, 16] = aten.mul.Tensor(mul_1, add_2)
-mul_5: float32[64, 16] = aten.mul.Tensor(mul_3, 16)
-sum_1: float32[64, 1] = aten.sum.dim_IntList(mul_3, [1], True)
-mul_6: float32[64, 16] = aten.mul.Tensor(mul_3, mul)
-sum_2: float32[64, 1] = aten.sum.dim_IntList(mul_6, [1], True)
-mul_7: float32[64, 16] = aten.mul.Tensor(mul, sum_2)
-sub_3: float32[64, 16] = aten.sub.Tensor(mul_5, sum_1)
-sub_4: float32[64, 16] = aten.sub.Tensor(sub_3, mul_7)
-div_1: float32[64, 1] = aten.div.Tensor(rsqrt, 16)
-mul_8: float32[64, 16] = aten.mul.Tensor(div_1, sub_4)
-mm_1: float32[16, 16] = aten.mm.default(permute, mul_8)
-mm_2: float32[64, 16] = aten.mm.default(mul_8, permute_1)
+cosh: float32[64, 16] = aten.cosh.default(mul)
+mul_1: float32[64, 16] = aten.mul.Tensor(tangents_1, cosh)
+mul_3: float32[64, 16] = aten.mul.Tensor(mul_1, 16)
+sum_1: float32[64, 1] = aten.sum.dim_IntList(mul_1, [1], True)
+mul_4: float32[64, 16] = aten.mul.Tensor(mul_1, mul)
+sum_2: float32[64, 1] = aten.sum.dim_IntList(mul_4, [1], True)
+mul_5: float32[64, 16] = aten.mul.Tensor(mul, sum_2)
+sub_2: float32[64, 16] = aten.sub.Tensor(mul_3, sum_1)
+sub_3: float32[64, 16] = aten.sub.Tensor(sub_2, mul_5)
+div: float32[64, 1] = aten.div.Tensor(rsqrt, 16)
+mul_6: float32[64, 16] = aten.mul.Tensor(div, sub_3)
+mm_1: float32[16, 16] = aten.mm.default(permute, mul_6)
+mm_2: float32[64, 16] = aten.mm.default(mul_6, permute_1)
 return [mm_2, mm_1]""",
         )
 

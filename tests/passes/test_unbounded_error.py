@@ -157,7 +157,8 @@ def test_logarithms_of_sums_of_exponentials(f):
     """An error in a wide logit is a relative one of its share in the sum."""
     torch.manual_seed(0)
     given = torch.randn(64, 64), (2.5 * torch.randn(64, 64)).requires_grad_()
-    exact = gradients(lambda x, w: f(x @ w), *given)[1:]
+    # Compiled, for torch 2.11's Inductor leaves out a cast down and up again.
+    exact = gradients(lambda x, w: f(x @ w), *given, policy="exact")[1:]
     for preset, bound in BOUNDS.items():
         policy = {"preset": preset, "min_bytes": 0}
         found = gradients(lambda x, w: f(x @ w), *given, policy=policy)[1:]
