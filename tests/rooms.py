@@ -15,7 +15,7 @@ DECISIONS = ("fxmem.plan", "fxmem.policy")
 PAIR_TOOLS = tuple(
     f"fxmem.passes.pair.{name}"
     for name in (
-        *("graphs", "rewrite", "eligible", "sensitivity", "allocate"),
+        *("graphs", "rewrite", "eligible", "sensitivity", "logits", "allocate"),
         *("cones", "products", "curves", "steps", "hoist"),
         *("masked", "ranges", "unbounded", "codable", "companions", "places"),
     )

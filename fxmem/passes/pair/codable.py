@@ -9,9 +9,9 @@ from torch import fx
 
 from fxmem.passes.pair.eligible import why_exact
 from fxmem.passes.pair.graphs import Pair, Storage
+from fxmem.passes.pair.logits import exponents
 from fxmem.passes.pair.masked import masked
 from fxmem.passes.pair.ranges import ranges
-from fxmem.passes.pair.sensitivity import logits
 from fxmem.passes.pair.unbounded import CONDITIONED, conditioned, why_unbounded
 from fxmem.policy import Policy
 
@@ -30,7 +30,6 @@ def refusals(pair: Pair, policy: Policy) -> Callable[[Storage], str | None]:
 
 def _wide(pair: Pair) -> dict[fx.Node, str]:
     """Return the forward's nodes that no code serves, each with the sentence."""
-    logit = "logits: an error in them is a relative one of every probability of the loss"
     mask = "a mask may have put -inf or the lowest number in it, which no scale spans with the rest"
-    by_mask, by_loss = dict.fromkeys(masked(pair), mask), dict.fromkeys(logits(pair), logit)
-    return {**dict.fromkeys(conditioned(pair), CONDITIONED), **by_mask, **by_loss}
+    by_mask = dict.fromkeys(masked(pair), mask)
+    return {**dict.fromkeys(conditioned(pair), CONDITIONED), **by_mask, **exponents(pair)}

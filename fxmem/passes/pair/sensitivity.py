@@ -14,14 +14,13 @@ from collections.abc import Callable
 import torch
 from torch import fx
 
-from fxmem.passes.graph import ancestors, aten, is_view, numel, op_name, owner, tensor
+from fxmem.passes.graph import aten, is_view, numel, op_name, owner, tensor
 from fxmem.passes.operators import CAST_NAMES, is_cast
 from fxmem.passes.pair.graphs import Pair, Storage
 
 LINEAR = {f"aten.{op}" for op in ("add", "sub", "neg", "clone", "where", "copy", "alias")}
 LINEAR |= CAST_NAMES
 PRODUCTS = {f"aten.{op}" for op in ("mm", "bmm", "addmm", "baddbmm", "convolution_backward")}
-NORMALISERS = ("aten.log", "aten.logsumexp")
 Test = Callable[[fx.Node, fx.Node], bool]  # of a user, and of which of its inputs
 GATES = 4  # an LSTM has as many, a gated linear unit one of two
 ATTENTION = ("scaled_dot_product", "flash_attention", "efficient_attention", "flex_attention")
@@ -92,52 +91,6 @@ def is_product(pair: Pair, value: fx.Node) -> bool:
         return False
     factors = value.all_input_nodes
     return pair.activations.issuperset(factors) and all(numel(n) == numel(value) for n in factors)
-
-
-def logits(pair: Pair) -> set[fx.Node]:
-    """Return the forward's nodes that are logits of a log-softmax, its results or their exp.
-
-    And logits of log-sum-exp, of which the backward alone makes probabilities.
-    """
-    subtractions = pair.forward.graph.find_nodes(op="call_function", target=aten.sub.Tensor)
-    log_softmaxes = [n for n in subtractions if _is_normaliser(n.args[1])]
-    found = set(ancestors(log_softmaxes, lambda n: not is_elementwise(n)))
-    exponentials = pair.forward.graph.find_nodes(op="call_function", target=aten.exp.default)
-    found |= {n for n in exponentials if owner(n.args[0]) in found}
-    return found | _log_sum_inputs(pair)
-
-
-def _log_sum_inputs(pair: Pair) -> set[fx.Node]:
-    """Return what the backward takes exp(x - log Σ exp(x)) of, or of running sums."""
-    own = {n.name: n for n in pair.forward.graph.nodes}
-    running = pair.forward.graph.find_nodes(op="call_function", target=aten.logcumsumexp.default)
-    summed = ancestors((n.args[0] for n in running), lambda n: not is_elementwise(n))
-    found = {*running, *summed}
-    for node in pair.backward.graph.find_nodes(op="call_function", target=aten.exp.default):
-        shifted = _uncast(node.args[0])
-        if shifted.target is aten.sub.Tensor and isinstance(shifted.args[1], fx.Node):
-            x, total = shifted.args[0], _uncast(shifted.args[1])
-            if _is_log_sum(own.get(total.name, total)):
-                made_of = ancestors([x], lambda n: not is_elementwise(n))
-                found |= {owner(own[n.name]) for n in made_of if n.name in own}
-    return found
-
-
-def _is_log_sum(value: fx.Node) -> bool:
-    """Whether a value is log(sum) + largest."""
-    logs = [n for n in map(_uncast, _uncast(value).all_input_nodes) if op_name(n) == "aten.log"]
-    is_sum = any(op_name(_uncast(log.args[0])) == "aten.sum" for log in logs)
-    return is_sum and op_name(_uncast(value)) == "aten.add"
-
-
-def _uncast(value: fx.Node) -> fx.Node:
-    while is_view(value) or is_cast(value):
-        value = value.args[0]
-    return value
-
-
-def _is_normaliser(value: fx.Node | float) -> bool:
-    return isinstance(value, fx.Node) and op_name(_uncast(value)) in NORMALISERS
 
 
 def is_elementwise(node: fx.Node) -> bool:
