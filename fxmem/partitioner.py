@@ -37,6 +37,7 @@ from fxmem.passes.pair.expand import expand
 from fxmem.passes.pair.graphs import Pair
 from fxmem.passes.pair.hoist import moved
 from fxmem.passes.pair.normalised import keep_normalised
+from fxmem.passes.pair.remade import recompute_made
 from fxmem.passes.pair.results import keep_results
 from fxmem.passes.pair.slopes import hoist_slopes
 from fxmem.passes.pair.waves import hoist_waves
@@ -191,6 +192,7 @@ class Partitioner(CustomPartitionerFn):
         pair = Pair(*halves, outputs, _static(halves[0], **kwargs))
         keep_sources(pair)
         if self.policy.allows("remat"):
+            recompute_made(pair, self.policy)
             keep_results(pair, self.policy)
         if self.policy.lossy:
             hoist_differences(pair, self.policy)

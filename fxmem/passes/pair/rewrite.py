@@ -43,7 +43,7 @@ def substitute(
     """
     value = tensor(source)
     order = layout.outermost_first(value.shape, value.stride())
-    forward, backward = pair.forward.graph, pair.backward.graph
+    forward = pair.forward.graph
     with forward.inserting_before(_after(source)):
         x = source
         if order != list(range(value.dim())):
@@ -52,12 +52,34 @@ def substitute(
             x = emit(forward, aten.reshape.default, x, [-1], like=source)
         codes = encode(forward, x)
     kept = pair.swap(members, codes)
-    with backward.inserting_before(_first_use(pair, members)):
+
+    def restored(backward: fx.Graph) -> fx.Node:
         sizes = size_arguments(backward, value.shape)
         strides = size_arguments(backward, dense_strides(value))
-        restored = decode(backward, kept, sizes, strides)
+        return decode(backward, kept, sizes, strides)
+
+    _put(pair, source, members, restored)
+
+
+def remake(
+    pair: Pair, source: fx.Node, members: Sequence[fx.Node], make: Callable[[fx.Graph], fx.Node]
+) -> None:
+    """Keep nothing in place of `members`, which are `source` or views of it.
+
+    The backward makes `source` again right before their first use there.
+    """
+    pair.swap(members, [])
+    _put(pair, source, members, make)
+
+
+def _put(
+    pair: Pair, source: fx.Node, members: Sequence[fx.Node], make: Callable[[fx.Graph], fx.Node]
+) -> None:
+    """Put what is made of other things in place of what the backward took."""
+    with pair.backward.graph.inserting_before(first_use(pair, members)):
+        made = make(pair.backward.graph)
         for member in members:
-            _restore(pair, member, source, restored)
+            _restore(pair, member, source, made)
 
 
 def _after(node: fx.Node) -> fx.Node:
@@ -67,7 +89,8 @@ def _after(node: fx.Node) -> fx.Node:
     return after
 
 
-def _first_use(pair: Pair, members: Sequence[fx.Node]) -> fx.Node:
+def first_use(pair: Pair, members: Sequence[fx.Node]) -> fx.Node:
+    """Return what reads any of these kept nodes first in the backward."""
     return min(user for member in members for user in pair.taken(member.name).users)
 
 
@@ -79,13 +102,14 @@ def _restore(pair: Pair, member: fx.Node, source: fx.Node, restored: fx.Node) ->
     chain = view_chain(member)
     env = {source: restored, member: restored}
     for view in chain[chain.index(source) + 1 :] if source in chain else ():
-        env[view] = _replay(pair.backward.graph, view, env)
+        env[view] = replay(pair.backward.graph, view, env)
     placeholder = pair.taken(member.name)
     placeholder.replace_all_uses_with(env[member])
     pair.backward.graph.erase_node(placeholder)
 
 
-def _replay(graph: fx.Graph, view: fx.Node, env: dict[fx.Node, fx.Node]) -> fx.Node:
+def replay(graph: fx.Graph, view: fx.Node, env: dict[fx.Node, fx.Node]) -> fx.Node:
+    """Copy a node of the forward to another graph, where `env` has its tensors."""
     sizes = {n for n in view.all_input_nodes if isinstance(n.meta["val"], torch.SymInt)}
     known = {n: size_arguments(graph, [n.meta["val"]])[0] for n in sizes}
     copied = graph.node_copy(view, lambda n: known[n] if n in known else env[n])
