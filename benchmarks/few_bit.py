@@ -1,6 +1,7 @@
 """Frozen MLPs that a gradient only passes: kept bytes, time and gradient error, by bits.
 
     python benchmarks/few_bit.py [--act gelu silu mish] [--layers 3] [--threads 1] [--residual]
+    python benchmarks/few_bit.py --act gelu --layers 1 --bias -2   # away from where levels are best
 
 Nothing in them is trained, as below adapters, so the backward reads the hidden values for the
 activation's derivative alone.
@@ -34,13 +35,15 @@ ROWS = {
 class Frozen(nn.Module):
     """Layers of which no parameter is trained."""
 
-    def __init__(self, act: str, layers: int, residual: bool) -> None:
+    def __init__(self, act: str, layers: int, residual: bool, bias: float) -> None:
         super().__init__()
         self.residual = residual
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Linear(WIDTH, HIDDEN), ACTS[act](), nn.Linear(HIDDEN, WIDTH))
             for _ in range(layers)
         ).requires_grad_(False)
+        for linear, *_ in self.layers:
+            linear.bias += bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return what the layers make of a batch of tokens."""
@@ -65,6 +68,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=10, help="of interleaved steps")
+    parser.add_argument("--bias", type=float, default=0.0, help="added to each activation's input")
     parser.add_argument("--residual", action="store_true", help="each layer adds to its input")
     return parser.parse_args()
 
@@ -73,7 +77,7 @@ def table(act: str, args: argparse.Namespace) -> list[tuple[str, ...]]:
     """Measure every way to compile one model."""
     torch._dynamo.reset()  # which compiles one piece of code in eight ways at most
     torch.manual_seed(0)
-    model = Frozen(act, args.layers, args.residual)
+    model = Frozen(act, args.layers, args.residual, args.bias)
     x, out = torch.randn(TOKENS, WIDTH, requires_grad=True), torch.randn(TOKENS, WIDTH)
     exact = gradient(copy.deepcopy(model).double(), x.double(), out.double())
     calls = {name: compiled(model, options) for name, options in ROWS.items()}
