@@ -63,7 +63,7 @@ def _targets(pair: Pair) -> set[fx.Node]:
     for node in pair.backward.graph.find_nodes(op="call_function", target=aten.sub.Tensor):
         slope, rest = map(_uncast, node.args)
         if isinstance(rest, fx.Node) and rest.target is aten.mul.Tensor:
-            factors = [_uncast(arg) for arg in rest.args]
+            factors = [_uncast(n) for n in rest.all_input_nodes]
             is_sum = any(op_name(f) == "aten.sum" and _uncast(f.args[0]) is slope for f in factors)
             slopes += [slope] if is_sum and any(map(_is_exponential, factors)) else []
     return {owner(own[n.name]) for n in _made_of(slopes) if n.name in own}
