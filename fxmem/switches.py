@@ -72,6 +72,7 @@ RULES = {
     "discrete": Switch(),
     "masks": Switch(),
     "places": Switch(),
+    "parts": Switch(),
     "few_bit": Switch(options={"bits": CODE_BITS}),
     # Bits of queries, keys and values: more where attention is sharper than at initialisation.
     "encode": Switch(options={"attention": range(2, 9)}),

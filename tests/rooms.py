@@ -18,6 +18,7 @@ PAIR_TOOLS = tuple(
         *("graphs", "rewrite", "eligible", "sensitivity", "logits", "allocate"),
         *("cones", "products", "curves", "steps", "hoist"),
         *("masked", "ranges", "unbounded", "codable", "companions", "places"),
+        "parts",
     )
 )
 TOOLS = (

@@ -10,7 +10,7 @@ from fxmem.policy import BITS
 
 WIDTHS = ", ".join(map(str, BITS))
 RULES = (
-    "seeds, reversible, remat, discrete, masks, places, few_bit, encode, sketch, "
+    "seeds, reversible, remat, discrete, masks, places, parts, few_bit, encode, sketch, "
     "chunked_loss, integer, gated, from_output, exact_codes, norm_from_output, "
     "quantized_gradient"
 )

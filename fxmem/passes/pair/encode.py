@@ -14,14 +14,12 @@ from fxmem.passes.graph import numel, tensor
 from fxmem.passes.pair.allocate import Width, allocate
 from fxmem.passes.pair.codable import refusals
 from fxmem.passes.pair.graphs import Pair, Storage
+from fxmem.passes.pair.parts import Parts, parts_of
 from fxmem.passes.pair.rewrite import is_dense, substitute
 from fxmem.passes.pair.sensitivity import is_linear
 from fxmem.passes.rule import Match
 from fxmem.plan import Refusal, Site
 from fxmem.policy import Policy
-
-# What is encoded (the storage, or those views of it that are needed), each with the kept nodes.
-Parts = tuple[tuple[fx.Node, tuple[fx.Node, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,10 @@ class Encode:
     ) -> list[Match | Refusal | None]:
         """Match big floating storages that nothing obliges to be exact."""
         refusal = refusals(pair, policy) if policy.lossy else None
-        refused = {s: _refuse(s, policy, refusal) for s in storages}
-        parts = {storage: _parts(storage) for storage in storages if refused[storage] is None}
+        refused = {s: _refuse(pair, s, policy, refusal) for s in storages}
+        parts = {
+            storage: parts_of(pair, storage) for storage in storages if refused[storage] is None
+        }
         elements = {s: [numel(source) for source, _ in parts[s]] for s in parts}
         widths = allocate(pair, elements, policy) if parts else {}
         answers: list[Match | Refusal | None] = []
@@ -65,14 +65,14 @@ class Encode:
 
 
 def _refuse(
-    storage: Storage, policy: Policy, refusal: Callable[[Storage], str | None] | None
+    pair: Pair, storage: Storage, policy: Policy, refusal: Callable[[Storage], str | None] | None
 ) -> str | None:
     if not policy.allows(Encode.name):
         return f"rules forbid {Encode.name!r}"
     if refusal is None:
         return f"preset {policy.preset!r} keeps it exactly"
     why = refusal(storage)
-    if why is None and _parts(storage)[0][0] is storage.owner:
+    if why is None and parts_of(pair, storage)[0][0] is storage.owner:
         return None if is_dense(tensor(storage.owner)) else "it has gaps in memory"
     return why
 
@@ -107,19 +107,3 @@ def _encode_part(pair: Pair, source: fx.Node, members: tuple[fx.Node, ...], reci
         return emit(graph, target, *kept, *layout, like=source)
 
     substitute(pair, source, members, encode, decode)
-
-
-def _parts(storage: Storage) -> Parts:
-    """Return the whole storage, or its kept views where together they are smaller."""
-    views: dict[str, list[fx.Node]] = {}
-    for view in storage.views:
-        value = tensor(view)
-        key = f"{value.shape} {value.stride()} {value.storage_offset()}"
-        views.setdefault(key, []).append(view)
-    parts = tuple((members[0], tuple(members)) for members in views.values())
-    whole = numel(storage.owner)
-    same_kind = all(tensor(v).dtype == tensor(storage.owner).dtype for v in storage.views)
-    known = all(numel(source) is not None for source, _ in parts)
-    if same_kind and known and sum(numel(source) for source, _ in parts) < whole:
-        return parts
-    return ((storage.owner, storage.views),)

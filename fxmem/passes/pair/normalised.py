@@ -24,7 +24,7 @@ from fxmem.passes.pair.allocate import EVEN_GROUP
 from fxmem.passes.pair.codable import refusals
 from fxmem.passes.pair.eligible import why_shared
 from fxmem.passes.pair.graphs import Pair, Storage, size_arguments
-from fxmem.passes.pair.rewrite import is_dense, substitute
+from fxmem.passes.pair.rewrite import is_dense, laid_out, substitute
 from fxmem.policy import Policy
 
 FACTORS = (aten.rsqrt.default, aten.reciprocal.default)  # never zero
@@ -168,7 +168,7 @@ def _keep(pair: Pair, storage: Storage, norm: Norm) -> None:
 
     def decode(graph: fx.Graph, kept: list[fx.Node], sizes: Sizes, strides: Sizes) -> fx.Node:
         emitted = partial(emit, graph, like=source)
-        found = _laid_out(emitted, kept[0], size_arguments(graph, x.shape), order)
+        found = laid_out(emitted, kept[0], size_arguments(graph, x.shape), order)
         found = found if made == value.dtype else emitted(CAST, found, made)
         found = emitted(undo, found, scale)
         found = found if mean is None else emitted(aten.add.Tensor, found, mean)
@@ -176,7 +176,7 @@ def _keep(pair: Pair, storage: Storage, norm: Norm) -> None:
         if norm.x is source:
             return found
         own = layout.outermost_first(value.shape, value.stride())
-        return _laid_out(emitted, _flat(emitted, found, order), sizes, own)
+        return laid_out(emitted, _flat(emitted, found, order), sizes, own)
 
     substitute(pair, source, storage.views, encode, decode)
 
@@ -184,12 +184,6 @@ def _keep(pair: Pair, storage: Storage, norm: Norm) -> None:
 def _flat(emitted: Emit, x: fx.Node, order: list[int]) -> fx.Node:
     """Return the elements of what lies in memory in this order of its dimensions."""
     return emitted(aten.reshape.default, emitted(aten.permute.default, x, order), [-1])
-
-
-def _laid_out(emitted: Emit, flat: fx.Node, sizes: Sizes, order: list[int]) -> fx.Node:
-    """Return flat elements with these sizes, in this order of dimensions in memory."""
-    found = emitted(aten.reshape.default, flat, [sizes[d] for d in order])
-    return emitted(aten.permute.default, found, [order.index(d) for d in range(len(order))])
 
 
 def _taken(pair: Pair, statistic: fx.Node | None) -> fx.Node | None:

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from fxmem.ops import layout
-from fxmem.passes.emit import Sizes, emit
+from fxmem.passes.emit import Emit, Sizes, emit
 from fxmem.passes.graph import aten, tensor, view_chain
 from fxmem.passes.pair.graphs import Pair, size_arguments
 
@@ -30,6 +30,12 @@ def dense_strides(value: torch.Tensor) -> list[int | torch.SymInt]:
     for dim in reversed(layout.outermost_first(value.shape, value.stride())):
         strides[dim], step = step, step * value.shape[dim]
     return strides
+
+
+def laid_out(emitted: Emit, flat: fx.Node, sizes: Sizes, order: list[int]) -> fx.Node:
+    """Return flat elements with these sizes, in this order of dimensions in memory."""
+    found = emitted(aten.reshape.default, flat, [sizes[d] for d in order])
+    return emitted(aten.permute.default, found, [order.index(d) for d in range(len(order))])
 
 
 def substitute(
