@@ -17,8 +17,8 @@ PAIR_TOOLS = tuple(
     for name in (
         *("graphs", "rewrite", "eligible", "sensitivity", "logits", "allocate"),
         *("cones", "products", "curves", "steps", "hoist"),
-        *("masked", "ranges", "unbounded", "codable", "companions", "places"),
-        "parts",
+        *("masked", "ranges", "unbounded", "averages", "codable", "companions"),
+        *("places", "parts"),
     )
 )
 TOOLS = (

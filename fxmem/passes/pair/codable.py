@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from torch import fx
 
+from fxmem.passes.pair.averages import WEIGHTS, weights
 from fxmem.passes.pair.eligible import why_exact
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.passes.pair.logits import exponents
@@ -31,5 +32,5 @@ def refusals(pair: Pair, policy: Policy) -> Callable[[Storage], str | None]:
 def _wide(pair: Pair) -> dict[fx.Node, str]:
     """Return the forward's nodes that no code serves, each with the sentence."""
     mask = "a mask may have put -inf or the lowest number in it, which no scale spans with the rest"
-    by_mask = dict.fromkeys(masked(pair), mask)
-    return {**dict.fromkeys(conditioned(pair), CONDITIONED), **by_mask, **exponents(pair)}
+    found = dict.fromkeys(weights(pair), WEIGHTS) | dict.fromkeys(conditioned(pair), CONDITIONED)
+    return {**found, **dict.fromkeys(masked(pair), mask), **exponents(pair)}

@@ -18,9 +18,10 @@ from torch import fx
 from fxmem.compat import hint
 from fxmem.ops import layout
 from fxmem.passes.emit import Emit, Sizes, emit
-from fxmem.passes.graph import ancestors, aten, is_view, numel, tensor
+from fxmem.passes.graph import EXACT, ancestors, aten, is_view, numel, op_name, tensor
 from fxmem.passes.operators import CAST, is_cast
 from fxmem.passes.pair.allocate import EVEN_GROUP
+from fxmem.passes.pair.averages import divisor, is_average, source
 from fxmem.passes.pair.codable import refusals
 from fxmem.passes.pair.eligible import why_shared
 from fxmem.passes.pair.graphs import Pair, Storage, size_arguments
@@ -28,6 +29,7 @@ from fxmem.passes.pair.rewrite import is_dense, laid_out, substitute
 from fxmem.policy import Policy
 
 FACTORS = (aten.rsqrt.default, aten.reciprocal.default)  # never zero
+DIVIDED = "each row is divided by a number of its own, and groups of codes hold parts of several"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,12 @@ def keep_normalised(pair: Pair, policy: Policy) -> None:
     refusal = refusals(pair, policy) if found else None
     coded = [storage for storage in found if refusal(storage) is None]
     for storage in coded:
-        _keep(pair, storage, found[storage])
+        norm = found[storage]
+        # What else reads x would have an error that is one relative to what it is divided by.
+        if _is_average(norm) and (_may_vanish(norm) or len(_readers(pair, storage)) > 1):
+            storage.owner.meta[EXACT] = DIVIDED
+        else:
+            _keep(pair, storage, norm)
     if coded:
         pair.prune()
 
@@ -58,6 +65,7 @@ def keep_normalised(pair: Pair, policy: Policy) -> None:
 def _mixing(pair: Pair, storage: Storage, group: int) -> Norm | None:
     """Return a norm that reads a storage, whose statistics are of no whole groups of it."""
     norms = (n for n in _norms(storage.owner) if _mixes(n, group))
+    norms = (n for n in norms if not _is_average(n) or n.out.name in _readers(pair, storage))
     return next((n for n in norms if _can_be_kept(pair, storage, n)), None)
 
 
@@ -83,7 +91,9 @@ def _norms(value: fx.Node) -> Iterator[Norm]:
             elif user.target is aten.sub.Tensor and user.args[0] is x:
                 yield from _found(_scaled(x, user, reader) for reader in user.users)
             else:
-                yield from (n for n in _found([_scaled(x, None, user)]) if _is_own(n))
+                yield from (
+                    n for n in _found([_scaled(x, None, user)]) if _is_own(n) or _is_average(n)
+                )
 
 
 def _found(norms: Iterable[Norm | None]) -> Iterator[Norm]:
@@ -99,13 +109,38 @@ def _is_own(norm: Norm) -> bool:
     return norm.x in ancestors([norm.scale], lambda n: n is norm.x)
 
 
+def _is_average(norm: Norm) -> bool:
+    return norm.mean is None and is_average(norm.out) and not _is_own(norm)
+
+
+def _may_vanish(norm: Norm) -> bool:
+    """Whether it may be divided by zero: of one empty row's NaN a whole group would be."""
+    least, whole = None, source(divisor(norm.out))
+    if op_name(whole) in ("aten.add", "aten.clamp", "aten.clamp_min"):
+        least = whole.args[1] if len(whole.args) > 1 else None
+    return not (isinstance(least, int | float) and least > 0)
+
+
+def _readers(pair: Pair, storage: Storage) -> set[str]:
+    """Return the names of what reads a kept value in the backward, through views and casts."""
+    pending = [pair.taken(view.name) for view in storage.views]
+    names = set()
+    for value in pending:
+        for user in value.users:
+            if is_view(user) or is_cast(user):
+                pending.append(user)
+            else:
+                names.add(user.name)
+    return names
+
+
 def _scaled(x: fx.Node, centred: fx.Node | None, out: fx.Node) -> Norm | None:
     """Return the norm whose result is `out`, None where that is something else."""
     whole = x if centred is None else centred
     if out.target is aten.mul.Tensor:
         others = [n for n in out.args if n is not whole]
         scale = _narrow(others[0]) if len(others) == 1 else None
-        if not isinstance(scale, fx.Node) or _source(scale).target not in FACTORS:
+        if not isinstance(scale, fx.Node) or source(scale).target not in FACTORS:
             return None
     elif out.target is aten.div.Tensor and out.args[0] is whole:
         scale = _narrow(out.args[1])
@@ -119,17 +154,6 @@ def _narrow(statistic: fx.Node | float) -> fx.Node | float:
     while isinstance(statistic, fx.Node) and statistic.target is aten.expand.default:
         statistic = statistic.args[0]
     return statistic
-
-
-def _source(node: fx.Node) -> fx.Node:
-    while is_view(node) or is_cast(node) or _is_multiple(node):
-        node = node.args[0]
-    return node
-
-
-def _is_multiple(node: fx.Node) -> bool:
-    """Whether a node is its first argument times one, as a norm's factor in use is."""
-    return node.target is aten.mul.Tensor and node.args[1] in (1, 1.0)
 
 
 def _is_statistic(node: fx.Node | float, x: fx.Node) -> bool:
