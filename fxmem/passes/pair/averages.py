@@ -45,8 +45,9 @@ def is_average(node: fx.Node) -> bool:
     own = ancestors(divided, lambda n: not is_elementwise(n))
     if not _is_gathered(whole) and any(n in terms and _is_real(n) for n in own):
         return False  # a norm, or a softmax: what it is of is as large as its sum
-    made_of, shared = set(ancestors(divided, lambda n: False)), terms | _factors(terms)
-    return any(n in made_of and _is_real(n) for n in shared)
+    shared = {n for n in terms | _factors(terms) if _is_real(n)}
+    first = min(shared, default=node)
+    return not shared.isdisjoint(ancestors(divided, lambda n: n < first))
 
 
 def divisor(node: fx.Node) -> fx.Node | None:
