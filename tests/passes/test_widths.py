@@ -35,3 +35,22 @@ def test_one_more_where_a_function_is_taken_of_it_or_of_a_gate_of_it(function, c
     plan = partitioned(f, leaf(16, 64), leaf(64, columns), leaf(width, 8), policy=COMPACT).plan
     (site,) = (site for site in plan.sites if site.residual.shape == (16, columns))
     assert site.action.startswith(f"{bits} bits")
+
+
+@pytest.mark.parametrize(
+    ("function", "bits"),
+    [
+        (lambda a, b, u: (a * b).detach() @ u, 5),
+        (lambda a, b, u: (2 * a).detach() @ u, 4),
+        (lambda a, b, u: torch.tanh(a) @ u.detach(), 5),
+        (lambda a, b, u: torch.sigmoid(a) @ u.detach(), 5),
+    ],
+    ids=["product", "multiple", "slope of a tanh", "slope of a sigmoid"],
+)
+def test_one_more_for_products_of_activations(function, bits):
+    def f(x, w, v, u):
+        return function(x @ w, x @ v, u)
+
+    plan = partitioned(f, *[leaf(64, 64) for _ in range(4)], policy=COMPACT).plan
+    (site,) = plan.sites
+    assert site.action.startswith(f"{bits} bits")

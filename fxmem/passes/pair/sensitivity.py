@@ -86,11 +86,16 @@ def is_probability(node: fx.Node) -> bool:
 
 
 def is_product(pair: Pair, value: fx.Node) -> bool:
-    """Whether a value is the product of two activations of its size, as of an output and a gate."""
-    if op_name(value) != "aten.mul" or len(value.all_input_nodes) != 2:
+    """Whether a value is the product of two activations of its size, as of an output and a gate.
+
+    Or what one leaves of a number: 1 - y², the slope of a tanh.
+    """
+    if op_name(value) == "aten.sub" and not isinstance(value.args[0], fx.Node):
+        value = value.args[1]
+    if op_name(value) != "aten.mul":
         return False
-    factors = value.all_input_nodes
-    return pair.activations.issuperset(factors) and all(numel(n) == numel(value) for n in factors)
+    same_size = (tensor(n) is not None and numel(n) == numel(value) for n in value.args)
+    return pair.activations.issuperset(value.args) and all(same_size)
 
 
 def is_elementwise(node: fx.Node) -> bool:
