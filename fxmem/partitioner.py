@@ -40,6 +40,7 @@ from fxmem.passes.pair.normalised import keep_normalised
 from fxmem.passes.pair.remade import recompute_made
 from fxmem.passes.pair.results import keep_results
 from fxmem.passes.pair.slopes import hoist_slopes
+from fxmem.passes.pair.small import keep_small
 from fxmem.passes.pair.waves import hoist_waves
 from fxmem.passes.registry import RULES
 from fxmem.plan import Plan, Report
@@ -195,6 +196,7 @@ class Partitioner(CustomPartitionerFn):
             recompute_made(pair, self.policy)
             keep_results(pair, self.policy)
         if self.policy.lossy:
+            keep_small(pair, self.policy)
             hoist_differences(pair, self.policy)
         if self.policy.allows("discrete"):
             hoist_discrete(pair, self.policy)

@@ -45,7 +45,8 @@ class Policy:
             and less where it costs little.
         group: elements that share one scale, 32, 64, 128 or 256; default: chosen with `bits`.
         rounding: `"nearest"`, or `"stochastic"`: unbiased, with more variance.
-        min_bytes: residuals smaller than this many bytes are kept as they are.
+        min_bytes: residuals smaller than this many bytes are kept as they are, and of the others
+            the smallest while they take no more than a 16th of what codes of all do.
         budget: `activation_memory_budget` of the cut, 0 < budget <= 1: below 1 more is recomputed.
         rules: rules by name: `False` forbids one, `True` or a dict of its own options asks for it,
             as in `{"quantized_gradient": {"bits": 3}}`; `{"sketch": 0.1}` is short for its ratio.
