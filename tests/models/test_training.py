@@ -170,8 +170,10 @@ def test_balanced_as_inductor():
     assert relative_error(found, truth) <= BOUNDS["balanced"]
 
 
-@pytest.mark.parametrize("preset", ("exact", "balanced"))
-@pytest.mark.parametrize("inner", ("aot_eager", "inductor"))
+@pytest.mark.parametrize(
+    "inner, preset",
+    [("aot_eager", "exact"), ("aot_eager", "balanced"), ("inductor", "balanced")],
+)
 def test_autocast(inner, preset):
     """In bf16 any two orders of rounding differ, so each is judged by its distance from fp32."""
 
