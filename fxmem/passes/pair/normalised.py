@@ -25,7 +25,8 @@ from fxmem.passes.pair.averages import divisor, is_average, source
 from fxmem.passes.pair.codable import refusals
 from fxmem.passes.pair.eligible import why_shared
 from fxmem.passes.pair.graphs import Pair, Storage, size_arguments
-from fxmem.passes.pair.rewrite import is_dense, laid_out, substitute
+from fxmem.passes.pair.parts import parts_of
+from fxmem.passes.pair.rewrite import laid_out, substitute
 from fxmem.policy import Policy
 
 FACTORS = (aten.rsqrt.default, aten.reciprocal.default)  # never zero
@@ -47,31 +48,35 @@ def keep_normalised(pair: Pair, policy: Policy) -> None:
     if not (policy.lossy and policy.allows("encode")):
         return
     group = policy.group or EVEN_GROUP
-    mixing = {s: _mixing(pair, s, group) for s in pair.storages() if _is_whole(s)}
-    found = {storage: norm for storage, norm in mixing.items() if norm is not None}
+    mixing = {s: list(_mixing(pair, s, group)) for s in pair.storages()}
+    found = {storage: norms for storage, norms in mixing.items() if norms}
     refusal = refusals(pair, policy) if found else None
     coded = [storage for storage in found if refusal(storage) is None]
     for storage in coded:
-        norm = found[storage]
-        # What else reads x would have an error that is one relative to what it is divided by.
-        if _is_average(norm) and (_may_vanish(norm) or len(_readers(pair, storage)) > 1):
-            storage.owner.meta[EXACT] = DIVIDED
-        else:
-            _keep(pair, storage, norm)
+        for part, norm in found[storage]:
+            # What else reads x would have an error that is one relative to what it is divided by.
+            if _is_average(norm) and (_may_vanish(norm) or len(_readers(pair, part)) > 1):
+                storage.owner.meta[EXACT] = DIVIDED
+            else:
+                _keep(pair, part, norm)
     if coded:
         pair.prune()
 
 
-def _mixing(pair: Pair, storage: Storage, group: int) -> Norm | None:
-    """Return a norm that reads a storage, whose statistics are of no whole groups of it."""
-    norms = (n for n in _norms(storage.owner) if _mixes(n, group))
-    norms = (n for n in norms if not _is_average(n) or n.out.name in _readers(pair, storage))
-    return next((n for n in norms if _can_be_kept(pair, storage, n)), None)
+def _mixing(pair: Pair, storage: Storage, group: int) -> Iterator[tuple[Storage, Norm]]:
+    """Yield the parts of a storage that norms read whose statistics are of no whole groups."""
+    for whole, members in parts_of(pair, storage):
+        part = replace(storage, owner=whole, views=members)
+        norms = (n for n in _norms(whole) if _mixes(n, group) and _is_whole(part))
+        norms = (n for n in norms if not _is_average(n) or n.out.name in _readers(pair, part))
+        norm = next((n for n in norms if _can_be_kept(pair, part, n)), None)
+        if norm is not None:
+            yield part, norm
 
 
-def _is_whole(storage: Storage) -> bool:
-    size = numel(storage.owner)
-    return is_dense(tensor(storage.owner)) and all(numel(v) == size for v in storage.views)
+def _is_whole(part: Storage) -> bool:
+    size = numel(part.owner)
+    return all(numel(v) == size for v in part.views)
 
 
 def _can_be_kept(pair: Pair, storage: Storage, norm: Norm) -> bool:
@@ -82,11 +87,11 @@ def _can_be_kept(pair: Pair, storage: Storage, norm: Norm) -> bool:
 
 
 def _norms(value: fx.Node) -> Iterator[Norm]:
-    """Yield the norms that read a value, all of it, through views and casts."""
+    """Yield the norms that read a value, all of it, through views, casts and copies."""
     pending = [value]
     for x in pending:
         for user in x.users:
-            if tensor(user) is not None and (is_view(user) or is_cast(user)):
+            if tensor(user) is not None and _holds_the_same(user):
                 pending += [user] if numel(user) == numel(value) else []
             elif user.target is aten.sub.Tensor and user.args[0] is x:
                 yield from _found(_scaled(x, user, reader) for reader in user.users)
@@ -96,10 +101,20 @@ def _norms(value: fx.Node) -> Iterator[Norm]:
                 )
 
 
+def _holds_the_same(node: fx.Node) -> bool:
+    """Whether a view, a cast or a copy has what it is made of in the same order in memory."""
+    if node.target is aten.clone.default:
+        orders = [
+            layout.outermost_first(x.shape, x.stride()) for x in map(tensor, (node, *node.args))
+        ]
+        return orders[0] == orders[1]
+    return is_view(node) or is_cast(node)
+
+
 def _found(norms: Iterable[Norm | None]) -> Iterator[Norm]:
     """Yield those whose every statistic is one for many elements of what they read."""
     for norm in norms:
-        if norm is not None and is_dense(tensor(norm.x)):
+        if norm is not None:
             if all(_is_statistic(n, norm.x) for n in (norm.mean, norm.scale) if n is not None):
                 yield norm
 
