@@ -31,18 +31,10 @@ from fxmem.passes.joint.sketches.priced import with_sketches
 from fxmem.passes.joint.sketches.rewrite import release
 from fxmem.passes.joint.sketches.shared import share_sketches
 from fxmem.passes.joint.unread import forget_unread
-from fxmem.passes.pair.differences import hoist_differences
-from fxmem.passes.pair.discrete import hoist_discrete
 from fxmem.passes.pair.expand import expand
 from fxmem.passes.pair.graphs import Pair
 from fxmem.passes.pair.hoist import moved
-from fxmem.passes.pair.normalised import keep_normalised
-from fxmem.passes.pair.remade import recompute_made
-from fxmem.passes.pair.results import keep_results
-from fxmem.passes.pair.slopes import hoist_slopes
-from fxmem.passes.pair.small import keep_small
-from fxmem.passes.pair.waves import hoist_waves
-from fxmem.passes.registry import RULES
+from fxmem.passes.registry import RULES, settle
 from fxmem.plan import Plan, Report
 from fxmem.policy import Policy
 
@@ -192,18 +184,7 @@ class Partitioner(CustomPartitionerFn):
         outputs = release(halves[0], kwargs["num_fwd_outputs"])
         pair = Pair(*halves, outputs, _static(halves[0], **kwargs))
         keep_sources(pair)
-        if self.policy.allows("remat"):
-            recompute_made(pair, self.policy)
-            keep_results(pair, self.policy)
-        if self.policy.lossy:
-            keep_small(pair, self.policy)
-            hoist_differences(pair, self.policy)
-        if self.policy.allows("discrete"):
-            hoist_discrete(pair, self.policy)
-        if self.policy.lossy:
-            hoist_slopes(pair, self.policy)
-            hoist_waves(pair, self.policy)
-            keep_normalised(pair, self.policy)
+        settle(pair, self.policy)
         for half in halves:
             join_codes(half)
         return Candidate(pair, [*notes, *refused], rule.plan(pair, self.policy, RULES))

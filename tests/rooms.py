@@ -76,7 +76,7 @@ ROOMS = {
     "fxmem.passes.operators": Room(("torch",)),
     "fxmem.passes.graph": Room(("torch", "fxmem.plan")),
     "fxmem.passes.paths": Room(("torch",)),
-    "fxmem.passes.registry": Room(("fxmem.passes.pair",)),
+    "fxmem.passes.registry": Room(("fxmem.passes.pair", "fxmem.policy")),
     "fxmem.passes.rule": Room((*TOOLS, *PAIR_TOOLS)),
     "fxmem.passes.forward": Room(()),
     "fxmem.passes.forward.asked": Room(("torch", "fxmem.passes.forward", *DECISIONS)),

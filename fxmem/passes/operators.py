@@ -19,6 +19,13 @@ def is_cast(node: Any) -> bool:
     return node.target in CASTS
 
 
+def uncast(node: fx.Node) -> fx.Node:
+    """Return what a node is a cast of, or casts of casts; else the node itself."""
+    while is_cast(node):
+        node = node.args[0]
+    return node
+
+
 def is_drawn(node: fx.Node) -> bool:
     """Whether an operator draws random numbers of its own."""
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())

@@ -4,14 +4,10 @@ import pytest
 import torch
 from expecttest import TestCase
 
+from .test_few_bit import hidden
 from .tools import gradients, leaf, partitioned, relative
 
 EIGHT = {"preset": "balanced", "min_bytes": 0}
-FROZEN = torch.randn(64, 32)
-
-
-def hidden(act):
-    return lambda x, w: act(x @ w) @ FROZEN
 
 
 class TestGraphs(TestCase):

@@ -74,14 +74,18 @@ class Pair:
 
     def storages(self) -> list[Storage]:
         """Return what is kept beyond the caller's own inputs, one entry a storage, in order."""
+        return [
+            Storage(owner(members[0]), tuple(members), nbytes(where[-1]))
+            for where, members in self.memories().items()
+            if where[-1].op != "placeholder" and not _is_empty(where[-1])
+        ]
+
+    def memories(self) -> dict[tuple[fx.Node, ...], list[fx.Node]]:
+        """Return the kept nodes by what stands for their memory, the caller's inputs included."""
         views: dict[tuple[fx.Node, ...], list[fx.Node]] = {}
         for node in self.saved:
             views.setdefault(memory(self.forward, node), []).append(node)
-        return [
-            Storage(owner(members[0]), tuple(members), nbytes(where[-1]))
-            for where, members in views.items()
-            if where[-1].op != "placeholder" and not _is_empty(where[-1])
-        ]
+        return views
 
     def kept(self) -> int:
         """Return the bytes of all that is kept beyond the caller's own inputs."""

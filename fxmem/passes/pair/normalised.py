@@ -45,8 +45,6 @@ class Norm:
 
 def keep_normalised(pair: Pair, policy: Policy) -> None:
     """Keep what norms make of the values that would be encoded in groups of more than one."""
-    if not (policy.lossy and policy.allows("encode")):
-        return
     group = policy.group or EVEN_GROUP
     mixing = {s: list(_mixing(pair, s, group)) for s in pair.storages()}
     found = {storage: norms for storage, norms in mixing.items() if norms}

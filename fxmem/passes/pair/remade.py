@@ -38,9 +38,7 @@ def recompute_made(pair: Pair, policy: Policy) -> None:
 
     From the last to the first: what another is made of then stays.
     """
-    views: dict[Memory, list[fx.Node]] = {}
-    for node in pair.saved:
-        views.setdefault(memory(pair.forward, node), []).append(node)
+    views = pair.memories()
     serves = _serves(pair, policy)
     needed: set[Memory] = set()
     for storage in sorted(pair.storages(), key=lambda s: s.owner, reverse=True):

@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from fxmem.passes.graph import aten, is_view, numel, op_name, owner, tensor
-from fxmem.passes.operators import CAST_NAMES, is_cast
+from fxmem.passes.operators import CAST_NAMES, uncast
 from fxmem.passes.pair.graphs import Pair, Storage
 
 LINEAR = {f"aten.{op}" for op in ("add", "sub", "neg", "clone", "where", "copy", "alias")}
@@ -76,8 +76,7 @@ def is_probability(node: fx.Node) -> bool:
 
     Of one near 1 the gradient reads how far from 1 it is.
     """
-    while is_cast(node):
-        node = node.args[0]
+    node = uncast(node)
     if node.target is not aten.div.Tensor or not isinstance(node.args[1], fx.Node):
         return False
     part, whole = node.args[0], owner(node.args[1])

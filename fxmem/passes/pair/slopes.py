@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import fx
 
 from fxmem.passes.graph import aten, from_tangents, is_view, nbytes
-from fxmem.passes.operators import is_cast, is_pointwise
+from fxmem.passes.operators import is_cast, is_pointwise, uncast
 from fxmem.passes.pair.codable import refusals
 from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.passes.pair.hoist import hoist, is_float, is_movable, passed
@@ -27,7 +27,7 @@ def hoist_slopes(pair: Pair, policy: Policy) -> None:
     refusal, tainted = refusals(pair, policy), from_tangents(pair.backward.graph)
     found = []
     for storage in outputs:
-        if policy.allows("encode") and refusal(storage) is None:
+        if refusal(storage) is None:
             slopes = [n for n in passed(pair, storage, tainted) if _is_slope(pair, n, storage)]
             found += slopes[-1:]
     for slope in dict.fromkeys(found):
@@ -37,10 +37,7 @@ def hoist_slopes(pair: Pair, policy: Policy) -> None:
 
 
 def _is_saturated(storage: Storage) -> bool:
-    source = storage.owner
-    while is_cast(source):
-        source = source.args[0]
-    return source.target in SATURATED
+    return uncast(storage.owner).target in SATURATED
 
 
 def _is_slope(pair: Pair, node: fx.Node, output: Storage) -> bool:

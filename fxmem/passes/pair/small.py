@@ -17,7 +17,7 @@ from fxmem.passes.pair.graphs import Pair, Storage
 from fxmem.policy import Policy
 
 SHARE = 16  # of the bytes that codes of all would take
-WHY = f"small: all of its size and less take a {SHARE}th of what codes of the rest do"
+WHY = f"small: all of its size and less take a {SHARE}th of what codes of all would"
 
 
 def keep_small(pair: Pair, policy: Policy) -> None:
@@ -25,7 +25,7 @@ def keep_small(pair: Pair, policy: Policy) -> None:
     floats = [s for s in pair.storages() if _is_large(s, policy)]
     floats.sort(key=_nbytes)
     left = sum((numel(s.owner) or 0) * policy.width for s in floats) // (8 * SHARE)
-    if not policy.allows("encode") or not floats or floats[0].nbytes > left:
+    if not floats or floats[0].nbytes > left:
         return
     refusal = refusals(pair, policy)
     for nbytes, alike in groupby(floats, _nbytes):
